@@ -1,0 +1,235 @@
+"""What the rest of radosmount may ask of an object store.
+
+The seam between the file system and RADOS: store/rados/ does it on a cluster, store/memory.py
+in a dict, and tests/contract runs one suite over both. Values that cross it are ints, bytes
+and the frozen types below; failures are `errors.StoreError`s.
+
+What holds for every store:
+- `apply` is atomic: all steps of a `Change` or none, guard included.
+- Versions of one object grow with every change; 0 means "no object".
+- A call that raised an error with `is_outcome_unknown` may be applied at any later time.
+- Cancelling a call abandons its answer, never the operation.
+"""
+
+import enum
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+
+class ObjectKey(NamedTuple):
+    """One object, as RADOS names it (a tuple, since it is hashed on every call).
+
+    `name` is 1 to 2048 bytes without NUL. `locator` is the locator key that the object was
+    written with, or b"".
+    """
+
+    pool_id: int
+    namespace: bytes
+    name: bytes
+    locator: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectStat:
+    """`mtime_s` is whole seconds since the epoch: librados 16 shows no more."""
+
+    size: int
+    mtime_s: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadResult:
+    """`data` is shorter than asked only where the object ends."""
+
+    data: bytes
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Xattrs:
+    """All xattrs of an object at one version, names as RADOS has them (no `user.`)."""
+
+    values: Mapping[bytes, bytes]
+    version: int
+
+
+class Existence(enum.Enum):
+    """Guards that speak of existence only."""
+
+    ANY = "any"
+    ABSENT = "absent"  # else ObjectExists
+    PRESENT = "present"  # else ObjectNotFound
+
+
+@dataclass(frozen=True, slots=True)
+class AtVersion:
+    """The object exists at exactly this version, else VersionConflict."""
+
+    version: int
+
+
+Guard = Existence | AtVersion
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """Make the object, empty, where there is none; else nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class WriteFull:
+    """Replace the whole content; xattrs and omap stay."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Overwrite from `offset`, growing the object if need be; a gap reads as zeros."""
+
+    offset: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Truncate:
+    """Set the size (creating the object if there is none); what is new reads as zeros."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetXattr:
+    name: bytes
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveXattr:
+    """Remove one xattr; one that is not there is no error. The object must exist."""
+
+    name: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SetOmap:
+    entries: Mapping[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Remove the object with its xattrs and omap, else ObjectNotFound. Later steps of the
+    same Change start from nothing."""
+
+
+Step = Create | WriteFull | Write | Truncate | SetXattr | RemoveXattr | SetOmap | Remove
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One atomic operation on one object.
+
+    `mtime_s`: the mtime that the object has afterwards; None leaves it as it is. A change that
+    may make an object needs one: without, a new object would be of 1970.
+    """
+
+    steps: tuple[Step, ...]
+    guard: Guard = Existence.ANY
+    mtime_s: int | None = None
+
+
+class ListedObject(NamedTuple):
+    namespace: bytes
+    name: bytes
+    locator: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """One pool of the osdmap. `applications`: as `ceph osd pool application get`."""
+
+    pool_id: int
+    name: bytes
+    applications: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolUsage:
+    """Bytes as `ceph df` shows them; a quota of 0 is none."""
+
+    stored_bytes: int
+    available_bytes: int
+    object_count: int
+    quota_bytes: int
+    quota_objects: int
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The cluster's raw bytes, and every pool's by its id."""
+
+    total_bytes: int
+    available_bytes: int
+    pools: Mapping[int, PoolUsage]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of one object, and of one operation's data (osd_max_object_size, osd_max_write_size)."""
+
+    object_bytes_max: int
+    operation_bytes_max: int
+
+
+class Store(Protocol):
+    """An object store. Every method may raise TimedOut, Disconnected, PermissionDenied,
+    PoolGone and StoreFailure besides what it says."""
+
+    @property
+    def limits(self) -> Limits: ...
+
+    async def stat(self, key: ObjectKey) -> ObjectStat:
+        """Raises: ObjectNotFound."""
+
+    async def read(self, key: ObjectKey, offset: int, length: int) -> ReadResult:
+        """At most `length` bytes from `offset`; b"" at or after the end. Raises: ObjectNotFound."""
+
+    async def apply(self, key: ObjectKey, change: Change) -> int:
+        """Apply all steps or none; return the object's new version (0 where it is removed).
+
+        Raises: what the guard and the steps say; QuotaExceeded and NoSpace where growth is
+        refused; TooLarge; NotSupported.
+        """
+
+    async def get_xattrs(self, key: ObjectKey) -> Xattrs:
+        """Raises: ObjectNotFound."""
+
+    async def get_omap(self, key: ObjectKey) -> Mapping[bytes, bytes]:
+        """The whole omap. Raises: ObjectNotFound; TooLarge beyond one operation's data."""
+
+    def list_objects(self, pool_id: int, namespace: bytes) -> AsyncIterator[list[ListedObject]]:
+        """All objects of one namespace, in batches, in RADOS's own order.
+
+        An error is an error, at the point where it happened: never a short list. Objects that
+        exist throughout appear exactly once; removed ones of a pool with snapshots do not.
+        """
+
+    def pools(self) -> tuple[Pool, ...]:
+        """The pools of the newest osdmap that this client has seen; never waits."""
+
+    async def refresh_pools(self) -> None:
+        """Fetch the newest osdmap. May wait for a monitor: callers bound their wait."""
+
+    async def probe_read(self, pool_id: int, namespace: bytes) -> None:
+        """Raises: PermissionDenied where the caps do not allow reading."""
+
+    async def probe_write(self, pool_id: int, namespace: bytes) -> None:
+        """Raises: PermissionDenied where the caps do not allow writing. Changes nothing."""
+
+    async def usage(self) -> Usage:
+        """What statfs needs, from the monitor. Raises TimedOut where none answers."""
+
+    async def aclose(self) -> None:
+        """End in order: waits for calls that are under way, at most their time-outs."""
