@@ -1,0 +1,340 @@
+"""One file as programs on this mount see it, above what the store has of it.
+
+Pure: no I/O, no awaits, no clock. `pagecache` decides when bytes go to the store; this module
+decides what they are, and what the file is while they are on their way.
+
+What a file is made of, the newest on top:
+
+    dirty    written since the last flush began          (and `cut`: truncated since)
+    flight   what a flush is storing right now           (and its `cut`)
+    base     what the store had when we last heard of it, up to `base_limit`
+
+A `cut` of n means: of what lies below, only the first n bytes still count. A held-back O_TRUNC
+is a cut of 0; so is a new file.
+
+States, driven by TRANSITIONS:
+
+    CLEAN ── modified ──> DIRTY ── write started ──> WRITING ── write succeeded ──> CLEAN
+                            ^                           │ modified
+                            └── write ended ── REDIRTIED <┘
+
+Invariant: outside CLEAN there is something that the store does not have, so only a CLEAN file
+may be forgotten.
+"""
+
+import enum
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from radosmount.cache.extents import Buffer, ExtentMap
+from radosmount.cache.orphan import Orphan
+from radosmount.errors import RadosmountError
+from radosmount.store.interface import ObjectKey, ObjectStat
+
+
+class FileState(enum.Enum):
+    CLEAN = "clean"  # the store has everything
+    DIRTY = "dirty"  # it does not, and no flush is under way
+    WRITING = "writing"  # a flush of exactly what differs is under way
+    REDIRTIED = "redirtied"  # a flush is under way and already outdated
+
+
+class FileEvent(enum.Enum):
+    MODIFIED = "modified"
+    WRITE_STARTED = "write started"
+    WRITE_SUCCEEDED = "write succeeded"
+    WRITE_FAILED = "write failed"
+
+
+S, E = FileState, FileEvent
+# A pair that is missing here is a bug in the caller.
+TRANSITIONS: Final = {
+    (S.CLEAN, E.MODIFIED): S.DIRTY,
+    (S.DIRTY, E.MODIFIED): S.DIRTY,
+    (S.DIRTY, E.WRITE_STARTED): S.WRITING,
+    (S.WRITING, E.MODIFIED): S.REDIRTIED,
+    (S.REDIRTIED, E.MODIFIED): S.REDIRTIED,
+    (S.WRITING, E.WRITE_SUCCEEDED): S.CLEAN,
+    (S.REDIRTIED, E.WRITE_SUCCEEDED): S.DIRTY,
+    (S.WRITING, E.WRITE_FAILED): S.DIRTY,
+    (S.REDIRTIED, E.WRITE_FAILED): S.DIRTY,
+}
+
+
+@dataclass(slots=True)
+class Changes:
+    """What differs from the layer below. `mtime_s` None: the mtime does not."""
+
+    extents: ExtentMap = field(default_factory=ExtentMap)
+    cut: int | None = None
+    mtime_s: int | None = None
+    xattrs: dict[bytes, bytes | None] = field(default_factory=dict)  # None removes
+
+    def absorb(self, newer: "Changes") -> None:
+        """Put `newer` on top: afterwards this is both together."""
+        if newer.cut is not None:
+            self.extents.truncate(newer.cut)
+            self.cut = newer.cut if self.cut is None else min(self.cut, newer.cut)
+        self.extents.overlay(newer.extents)
+        self.mtime_s = self.mtime_s if newer.mtime_s is None else newer.mtime_s
+        self.xattrs.update(newer.xattrs)
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """What one flush stores: frozen when it starts.
+
+    `is_new`: the store has no such object. `size` is the file's at that moment. `is_append`:
+    every extent was appended, none lies below `base.size`.
+    """
+
+    changes: Changes
+    base: ObjectStat
+    is_new: bool
+    size: int
+    is_append: bool
+
+    @property
+    def kept_size(self) -> int:
+        """How much of the store's content still counts."""
+        cut = self.changes.cut
+        return self.base.size if cut is None else min(self.base.size, cut)
+
+    @property
+    def replaces_all(self) -> bool:
+        return self.is_new or self.kept_size == 0
+
+
+NOTHING: Final = ObjectStat(size=0, mtime_s=0, version=0)
+
+
+class CachedFile:
+    """The state of one file. Sizes and offsets are bytes, times whole seconds."""
+
+    def __init__(self, key: ObjectKey, base: ObjectStat | None) -> None:
+        """`base`: the object as the store has it; None where it has none, and the file is to
+        be made by its first flush."""
+        self.key = key
+        self.base = base or NOTHING
+        self.size = self.base.size
+        self.state = FileState.CLEAN
+        self.is_new = base is None
+        self.is_unlinked = False
+        self.is_outcome_unknown = False  # an earlier write may have been applied, or may yet be
+        self.is_suspect = False  # the store was seen at another version than `base`
+        self.epoch = 0  # grows whenever an answer that was asked for before is outdated
+        self.writer_count = 0  # handles open for writing
+        self.orphan: Orphan | None = None  # the content, once unlinked while open
+        self.error: RadosmountError | None = None  # of the last flush that failed
+        self.error_count = 0
+        self.reported_error_count = 0  # how many of them some handle has heard of
+        self._dirty = Changes()
+        self._flight: Flight | None = None
+        self._is_append = True  # all dirty extents were appended
+        if self.is_new:
+            self._dirty.cut = 0
+            self._apply(FileEvent.MODIFIED)
+
+    # What it is now
+
+    @property
+    def current_flight(self) -> Flight:
+        assert self._flight is not None
+        return self._flight
+
+    @property
+    def is_clean(self) -> bool:
+        return self.state is FileState.CLEAN
+
+    @property
+    def needs_flush(self) -> bool:
+        return self.state in (FileState.DIRTY, FileState.REDIRTIED)
+
+    @property
+    def stages_xattrs(self) -> bool:
+        """Nothing of what the store has counts any more, or it has nothing: the next flush
+        replaces the whole object, so until then there is none to change."""
+        return self.is_new or self._dirty.cut == 0
+
+    @property
+    def is_rewritten_whole(self) -> bool:
+        """The next flush may be one atomic write of everything, if it is small enough."""
+        return self._flight is None and (self.is_new or self.base_limit == 0)
+
+    @property
+    def dirty_byte_count(self) -> int:
+        return self._dirty.extents.byte_count
+
+    @property
+    def unstored_byte_count(self) -> int:
+        in_flight = self._flight.changes.extents.byte_count if self._flight else 0
+        return self._dirty.extents.byte_count + in_flight
+
+    @property
+    def mtime_s(self) -> int:
+        flight_mtime_s = self._flight.changes.mtime_s if self._flight else None
+        for mtime_s in (self._dirty.mtime_s, flight_mtime_s):
+            if mtime_s is not None:
+                return mtime_s
+        return self.base.mtime_s
+
+    @property
+    def staged_xattrs(self) -> dict[bytes, bytes | None]:
+        """Changes to xattrs that wait for a flush; None removes."""
+        in_flight = self._flight.changes.xattrs if self._flight else {}
+        return {**in_flight, **self._dirty.xattrs}
+
+    @property
+    def base_limit(self) -> int:
+        """Up to where the store's bytes count, where nothing newer lies over them."""
+        limit = self._flight.kept_size if self._flight else self.base.size
+        return limit if self._dirty.cut is None else min(limit, self._dirty.cut)
+
+    # Reading
+
+    def covers(self, offset: int, length: int) -> bool:
+        """Whether offset..offset+length (within the size) can be read without the store."""
+        if offset >= self.base_limit:
+            return True
+        return self._dirty.extents.covers(offset, min(length, self.base_limit - offset))
+
+    def held_within(self, offset: int, length: int) -> list[tuple[int, bytes]]:
+        """Copies of what the store does not have, as (offset, bytes), the newest last."""
+        end = offset + length
+        held: list[tuple[int, bytes]] = []
+        if self._flight:
+            cut = self._dirty.cut
+            flight_end = end if cut is None else min(end, cut)
+            extents = self._flight.changes.extents
+            held += [(at, bytes(v)) for at, v in extents.overlaps(offset, flight_end - offset)]
+        held += [(at, bytes(v)) for at, v in self._dirty.extents.overlaps(offset, length)]
+        return held
+
+    # Changing
+
+    def write(self, offset: int, data: Buffer, mtime_s: int, is_append: bool = False) -> int:
+        """Overwrite from `offset`; return by how many bytes the held ones grew."""
+        grown = self._dirty.extents.write(offset, data)
+        self._is_append = self._is_append and is_append
+        self.size = max(self.size, offset + len(data))
+        self._dirty.mtime_s = mtime_s
+        self._apply(FileEvent.MODIFIED)
+        return grown
+
+    def truncate(self, size: int, mtime_s: int) -> int:
+        """Set the size; return how many held bytes were dropped."""
+        dropped = self._dirty.extents.truncate(size)
+        if size < self.size:
+            cut = self._dirty.cut
+            self._dirty.cut = size if cut is None else min(cut, size)
+        self.size = size
+        self._is_append = False
+        self._dirty.mtime_s = mtime_s
+        self._apply(FileEvent.MODIFIED)
+        return dropped
+
+    def set_mtime(self, mtime_s: int) -> None:
+        self._dirty.mtime_s = mtime_s
+        self._apply(FileEvent.MODIFIED)
+
+    def stage_xattr(self, name: bytes, value: bytes | None) -> None:
+        self._dirty.xattrs[name] = value
+        self._apply(FileEvent.MODIFIED)
+
+    # Flushing
+
+    def start_write(self) -> Flight:
+        """Freeze what is dirty. What is written from now on goes out with the next flush."""
+        self._apply(FileEvent.WRITE_STARTED)
+        changes, self._dirty = self._dirty, Changes()
+        if changes.mtime_s is None:
+            changes.mtime_s = self.base.mtime_s
+        self._flight = Flight(changes, self.base, self.is_new, self.size, self._is_append)
+        self._is_append = True
+        return self._flight
+
+    def finish_write(self, version: int) -> int:
+        """The flight is stored; return how many bytes are held no more."""
+        flight = self.current_flight
+        assert flight.changes.mtime_s is not None
+        self.base = ObjectStat(flight.size, flight.changes.mtime_s, version)
+        self.is_new = False
+        self.is_outcome_unknown = False
+        self._flight = None
+        self._apply(FileEvent.WRITE_SUCCEEDED)
+        return flight.changes.extents.byte_count
+
+    def fail_write(self, error: RadosmountError, begun: ObjectStat | None) -> int:
+        """The flight is not stored, or not all: its bytes are dirty again, under what was
+        written since. Return how many bytes are held twice no more.
+
+        `begun`: the object as its first operation left it, where that one was stored.
+        """
+        flight = self.current_flight
+        held = flight.changes.extents.byte_count + self._dirty.extents.byte_count
+        changes = flight.changes
+        if begun is not None:
+            self.base, self.is_new = begun, False
+            changes = replace(changes, cut=None, xattrs={})
+        changes.absorb(self._dirty)
+        self._dirty = changes
+        self._is_append = self._is_append and flight.is_append
+        self._flight = None
+        self.error = error
+        self.error_count += 1
+        self._apply(FileEvent.WRITE_FAILED)
+        return held - changes.extents.byte_count
+
+    @property
+    def can_move_appended(self) -> bool:
+        """Whether all that the store does not have was appended to an object that it has."""
+        flight = self._flight
+        return flight is not None and flight.is_append and not flight.is_new and self._is_append
+
+    def move_appended(self, base: ObjectStat) -> None:
+        """Someone else appended first: put what we append behind it (POSIX O_APPEND)."""
+        assert self.can_move_appended
+        flight = self.current_flight
+        delta = base.size - flight.base.size
+        flight.changes.extents = flight.changes.extents.shifted(delta)
+        self._dirty.extents = self._dirty.extents.shifted(delta)
+        self._flight = replace(flight, base=base, size=flight.size + delta)
+        self.base = base
+        self.size += delta
+        self.epoch += 1
+
+    # Hearing of the store
+
+    def observe(self, stat: ObjectStat) -> bool:
+        """The store says so; return whether the content may differ from what we knew.
+
+        Only a CLEAN file learns: what is dirty was opened at `base`, and its flush will be
+        refused where the object is not that one any more.
+        """
+        if not self.is_clean or stat.version < self.base.version:
+            return False
+        is_changed = stat.version != self.base.version
+        self.is_suspect = False
+        self.base = stat
+        self.size = stat.size
+        return is_changed
+
+    def learn_version(self, before: int, after: int) -> None:
+        """We changed the object from version `before` to `after` outside a flush (xattrs)."""
+        if self.base.version == before:
+            self.base = replace(self.base, version=after)
+        self.epoch += 1
+
+    def discard(self) -> int:
+        """Forget what is dirty; return how many bytes were held. Not during a flush."""
+        assert self._flight is None
+        held = self._dirty.extents.byte_count
+        self._dirty = Changes()
+        self.size = self.base.size
+        self.state = FileState.CLEAN
+        self.epoch += 1
+        return held
+
+    def _apply(self, event: FileEvent) -> None:
+        self.state = TRANSITIONS[self.state, event]
+        self.epoch += 1

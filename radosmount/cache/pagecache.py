@@ -1,0 +1,408 @@
+"""The write-back page cache: reads and writes of files, and when the store hears of them.
+
+The layer's face. What a file is at any moment is `file`'s business, which operations make a
+flush is `plan`'s and `flush`'s; here is who waits for what, within which bounds.
+
+- Writers wait only for room (the budget), never for the store write of their own bytes.
+- A flush runs in the background nursery and cannot be cancelled; whoever wants it waits on its
+  ticket, until nothing was acknowledged for `timeout`.
+- A failed flush keeps its bytes. Transient failures are tried again here; every handle that was
+  open hears once.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from radosmount.cache.budget import Budget
+from radosmount.cache.extents import Buffer
+from radosmount.cache.file import CachedFile
+from radosmount.cache.flush import Flusher, FlushFailed
+from radosmount.cache.sequencer import Sequencer, Ticket
+from radosmount.config import MIB, CacheConfig, FlushMode
+from radosmount.errors import (
+    DeadlineExceeded,
+    FileTooBig,
+    ObjectNotFound,
+    StaleFile,
+    StoreError,
+    StoreFailure,
+)
+from radosmount.store.interface import ObjectKey, Store
+
+log = logging.getLogger(__name__)
+
+# A file that streams is flushed from this on: a few operations in flight at once.
+STREAM_BYTES: Final = 8 * MIB
+TICK_S: Final = 1.0
+RETRY_DELAY_S_MAX: Final = 15.0
+
+
+@dataclass(slots=True)
+class _Schedule:
+    """When and how one dirty file is flushed. Times are trio's."""
+
+    dirty_since_s: float
+    progress_s: float  # of the last acknowledgement
+    queued: Ticket[bool] | None = None  # takes everything that is dirty when it starts
+    running: Ticket[bool] | None = None
+    retry_delay_s: float = 0.0
+    retry_at_s: float = 0.0
+    failed_for_good: bool = False
+
+    @property
+    def is_under_way(self) -> bool:
+        return self.queued is not None or self.running is not None
+
+
+class PageCache:
+    """All files of one mount. Methods without `async` are atomic."""
+
+    def __init__(
+        self,
+        store: Store,
+        config: CacheConfig,
+        sequencer: Sequencer,
+        on_flushed: Callable[[CachedFile], None] = lambda file: None,
+    ) -> None:
+        """`on_flushed(file)`: called when a flush of `file` has ended, well or not."""
+        self._store = store
+        self._config = config
+        self._sequencer = sequencer
+        self._on_flushed = on_flushed
+        # Half is for what is written and not stored, a quarter for the copies that operations
+        # in flight carry, a quarter for librados's own copies of those.
+        self._budget = Budget(config.size_bytes // 2)
+        self._stream_bytes = min(STREAM_BYTES, config.size_bytes // 8)
+        self._flusher = Flusher(store, config, Budget(config.size_bytes // 4), self._note_progress)
+        self._dirty: dict[CachedFile, _Schedule] = {}
+        self._has_dirty = trio.Event()
+        self._progress_s = 0.0
+
+    @property
+    def dirty_files(self) -> tuple[CachedFile, ...]:
+        """Files with something that the store does not have."""
+        return tuple(self._dirty)
+
+    @property
+    def held_bytes(self) -> int:
+        return self._budget.held_bytes
+
+    # Reading
+
+    async def read(self, file: CachedFile, offset: int, length: int) -> Buffer:
+        """At most `length` bytes from `offset`, fewer only at the end of the file.
+
+        Raises: StaleFile where the object is gone; StoreError.
+        """
+        if file.orphan is not None:
+            return file.orphan.read(offset, length)
+        length = min(length, file.size - offset)
+        if length <= 0:
+            return b""
+        held = file.held_within(offset, length)
+        if file.covers(offset, length):
+            content = bytearray(length)
+            _lay_over(content, offset, held)
+            return content
+        return await self._read_store(file, offset, length, held)
+
+    async def _read_store(
+        self, file: CachedFile, offset: int, length: int, held: list[tuple[int, bytes]]
+    ) -> Buffer:
+        """`held` was copied before: it may be stored, and held no more, when the store's older
+        bytes arrive."""
+        is_clean = file.is_clean
+        base_length = min(length, file.base_limit - offset)
+        try:
+            result = await self._store.read(file.key, offset, base_length)
+        except ObjectNotFound as failure:
+            if file.orphan is not None:
+                return file.orphan.read(offset, length)
+            raise StaleFile(f"{file.key.name!r} was removed") from failure
+        if is_clean and file.is_clean:
+            file.is_suspect = file.is_suspect or result.version != file.base.version
+            return result.data
+        content = bytearray(length)
+        content[: len(result.data)] = result.data
+        _lay_over(content, offset, held)
+        _lay_over(content, offset, file.held_within(offset, length))
+        return content
+
+    # Writing
+
+    async def write(
+        self, file: CachedFile, offset: int, data: bytes, is_append: bool = False
+    ) -> None:
+        """Overwrite from `offset`; with `is_append` put `data` at the end instead.
+
+        Returns when the bytes are held; with `flush=sync`, when they are stored.
+        Raises: FileTooBig; DeadlineExceeded where no room came for `timeout`; with
+        `flush=sync` the flush's error.
+        """
+        await self._reserve(len(data))
+        offset = file.size if is_append else offset
+        if file.orphan is not None:
+            self._budget.release(len(data))
+            file.orphan.write(offset, data)
+            file.size = max(file.size, offset + len(data))
+            return
+        if offset + len(data) > self._store.limits.object_bytes_max:
+            self._budget.release(len(data))
+            raise FileTooBig(f"{file.key.name!r}: {offset + len(data)} bytes")
+        grown = file.write(offset, data, int(time.time()), is_append)
+        self._budget.release(len(data) - grown)
+        self._note_dirty(file)
+        if self._config.flush is FlushMode.SYNC:
+            await self.flush(file)
+        elif file.dirty_byte_count >= self._stream_bytes and not self._is_held_back(file):
+            self._start_flush(file)
+
+    def truncate(self, file: CachedFile, size: int) -> None:
+        """Set the size, to be stored by the next flush. Raises: FileTooBig."""
+        if size > self._store.limits.object_bytes_max:
+            raise FileTooBig(f"{file.key.name!r}: {size} bytes")
+        if file.orphan is not None:
+            file.orphan.truncate(size)
+            file.size = size
+            return
+        self._budget.release(file.truncate(size, int(time.time())))
+        self._note_dirty(file)
+
+    def set_mtime(self, file: CachedFile, mtime_s: int) -> None:
+        """Set the mtime, to be stored by the next flush."""
+        file.set_mtime(mtime_s)
+        self._note_dirty(file)
+
+    def stage_xattr(self, file: CachedFile, name: bytes, value: bytes | None) -> None:
+        """Set or (None) remove an xattr, to be stored by the next flush."""
+        file.stage_xattr(name, value)
+        self._note_dirty(file)
+
+    def note_new(self, file: CachedFile) -> None:
+        """A file that the store does not have yet: its first flush makes the object."""
+        self._note_dirty(file)
+
+    def discard(self, file: CachedFile) -> None:
+        """Forget what is not stored, since the file itself goes. In the file's turn only."""
+        self._budget.release(file.discard())
+        self._forget(file)
+
+    def move_to_orphan(self, file: CachedFile) -> None:
+        """`file.orphan` has the base: lay what is held over it. In the file's turn only."""
+        orphan = file.orphan
+        assert orphan is not None
+        size = file.size
+        orphan.truncate(min(file.base_limit, size))
+        for offset, data in file.held_within(0, size):
+            orphan.write(offset, data)
+        orphan.truncate(size)
+        self.discard(file)
+        file.size = size
+
+    # Flushing
+
+    async def flush(self, file: CachedFile) -> None:
+        """Wait until the store has everything that was written before the call, or until a
+        flush of it has failed (see `CachedFile.error_count`).
+
+        Raises: DeadlineExceeded once nothing was acknowledged for `timeout`.
+        """
+        started_s = trio.current_time()
+        while file in self._dirty and not await self._wait(
+            file, self._start_flush(file), started_s
+        ):
+            pass  # the file was renamed meanwhile: once more, under its new name
+
+    async def flush_in_turn(self, file: CachedFile) -> None:
+        """The same for an operation of the sequencer, which has the file's turn.
+
+        Raises: the StoreError that stopped it.
+        """
+        while file.needs_flush:
+            error_count = file.error_count
+            await self._store_once(file)
+            if file.error_count != error_count:
+                assert file.error is not None
+                raise file.error
+        if file.is_clean:
+            self._forget(file)
+
+    async def run(self) -> None:
+        """Write back what has waited long enough, and try again what failed. Never returns."""
+        while True:
+            await self._has_dirty.wait()
+            await trio.sleep(min(TICK_S, self._config.dirty_expire_s))
+            now_s = trio.current_time()
+            for file, schedule in list(self._dirty.items()):
+                if self._is_due(file, schedule, now_s):
+                    self._start_flush(file)
+            self._relieve()
+
+    def give_up(self, file: CachedFile) -> None:
+        """Drop what cannot ever be stored, and say so. In the file's turn, or without one."""
+        log.error(
+            "%r: %d bytes could not be stored and are lost: %s",
+            file.key.name,
+            file.unstored_byte_count,
+            file.error,
+        )
+        self.discard(file)
+
+    def has_failed_for_good(self, file: CachedFile) -> bool:
+        """Whether the last flush failed in a way that trying again does not mend."""
+        schedule = self._dirty.get(file)
+        return schedule is not None and schedule.failed_for_good and not schedule.is_under_way
+
+    def _start_flush(self, file: CachedFile) -> Ticket[bool]:
+        schedule = self._dirty[file]
+        if schedule.queued is not None:
+            return schedule.queued
+        if schedule.running is not None and not file.needs_flush:
+            return schedule.running
+        key = file.key
+        schedule.queued = self._sequencer.submit(key, lambda: self._run_flush(file, key))
+        return schedule.queued
+
+    async def _run_flush(self, file: CachedFile, key: ObjectKey) -> bool:
+        """An operation of the sequencer. Returns False where the file has another key by now,
+        whose turn this is not."""
+        schedule = self._dirty.get(file)
+        if schedule is None:
+            return True
+        schedule.running, schedule.queued = schedule.queued, None
+        try:
+            if file.key != key:
+                return False
+            if file.needs_flush:
+                await self._store_once(file)
+            return True
+        finally:
+            schedule.running = None
+            self._after_flush(file)
+
+    async def _store_once(self, file: CachedFile) -> None:
+        """One flight, whatever comes of it: the file changes state in either case."""
+        flight = file.start_write()
+        try:
+            version = await self._flusher.store_flight(file, flight)
+        except FlushFailed as failure:
+            self._budget.release(file.fail_write(failure.cause, failure.begun))
+            self._note_failure(file, failure.cause)
+        except BaseException as bug:
+            self._budget.release(file.fail_write(StoreFailure(repr(bug)), None))
+            raise
+        else:
+            self._budget.release(file.finish_write(version))
+            self._note_success(file)
+
+    async def _wait(self, file: CachedFile, ticket: Ticket[bool], started_s: float) -> bool:
+        schedule = self._dirty[file]
+        while not ticket.is_done:
+            deadline_s = max(started_s, schedule.progress_s) + self._config.timeout_s
+            if trio.current_time() >= deadline_s:
+                raise DeadlineExceeded(f"{file.key.name!r}: not stored in time, and kept")
+            with trio.move_on_at(deadline_s):
+                await ticket.wait()
+        return await ticket.result()
+
+    # Keeping count
+
+    def _is_held_back(self, file: CachedFile) -> bool:
+        """Whether a writer may still be making this one small enough to go out whole."""
+        is_small = file.size <= self._config.atomic_max_bytes
+        return file.writer_count > 0 and is_small and file.is_rewritten_whole
+
+    def _is_due(self, file: CachedFile, schedule: _Schedule, now_s: float) -> bool:
+        if schedule.is_under_way or schedule.failed_for_good:
+            return False
+        if schedule.retry_delay_s:
+            return now_s >= schedule.retry_at_s
+        is_old = now_s >= schedule.dirty_since_s + self._config.dirty_expire_s
+        return is_old and not self._is_held_back(file)
+
+    def _note_dirty(self, file: CachedFile) -> None:
+        schedule = self._dirty.get(file)
+        if schedule is None:
+            now_s = trio.current_time()
+            self._dirty[file] = _Schedule(dirty_since_s=now_s, progress_s=now_s)
+            self._has_dirty.set()
+
+    def _note_progress(self, file: CachedFile) -> None:
+        self._progress_s = trio.current_time()
+        if file in self._dirty:
+            self._dirty[file].progress_s = self._progress_s
+
+    def _note_success(self, file: CachedFile) -> None:
+        schedule = self._dirty[file]
+        schedule.retry_delay_s = 0.0
+        schedule.failed_for_good = False
+        schedule.dirty_since_s = trio.current_time()
+
+    def _note_failure(self, file: CachedFile, cause: StoreError) -> None:
+        log.warning("%r is not stored, its bytes are kept: %s", file.key.name, cause)
+        file.is_outcome_unknown = file.is_outcome_unknown or cause.is_outcome_unknown
+        schedule = self._dirty[file]
+        schedule.failed_for_good = not cause.is_transient
+        schedule.retry_delay_s = min(max(2 * schedule.retry_delay_s, 1.0), RETRY_DELAY_S_MAX)
+        schedule.retry_at_s = trio.current_time() + schedule.retry_delay_s
+
+    def _after_flush(self, file: CachedFile) -> None:
+        if file.is_clean:
+            self._forget(file)
+        elif self.has_failed_for_good(file) and not file.writer_count:
+            self.give_up(file)
+        if self._budget.has_waiters:
+            self._relieve()
+        self._on_flushed(file)
+
+    def _forget(self, file: CachedFile) -> None:
+        self._dirty.pop(file, None)
+        if not self._dirty:
+            self._has_dirty = trio.Event()
+
+    # Room
+
+    async def _reserve(self, byte_count: int) -> None:
+        if self._budget.try_reserve(byte_count):
+            return
+        self._relieve(is_short=True)
+        deadline_s = trio.current_time() + self._config.timeout_s
+        while True:
+            with trio.move_on_at(deadline_s) as scope:
+                await self._budget.reserve(byte_count)
+            if not scope.cancelled_caught:
+                return
+            deadline_s = self._progress_s + self._config.timeout_s
+            if trio.current_time() >= deadline_s:
+                raise DeadlineExceeded("the cache is full and nothing of it is being stored")
+
+    def _relieve(self, is_short: bool = False) -> None:
+        """Where writers wait for room, flush the largest files; those that are held back for
+        an atomic write only where nothing else is under way."""
+        if not is_short and not self._budget.has_waiters:
+            return
+        now_s = trio.current_time()
+        idle = [
+            file
+            for file, schedule in self._dirty.items()
+            if not schedule.is_under_way
+            and not schedule.failed_for_good
+            and now_s >= schedule.retry_at_s
+            and file.dirty_byte_count
+        ]
+        streaming = [file for file in idle if not self._is_held_back(file)]
+        for file in streaming:
+            self._start_flush(file)
+        if not any(schedule.is_under_way for schedule in self._dirty.values()) and idle:
+            self._start_flush(max(idle, key=lambda file: file.dirty_byte_count))
+
+
+def _lay_over(content: bytearray, offset: int, held: list[tuple[int, bytes]]) -> None:
+    """Put `held` bytes, given by their offsets in the file, into content from `offset`."""
+    for at, data in held:
+        content[at - offset : at - offset + len(data)] = data

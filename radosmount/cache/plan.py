@@ -1,0 +1,121 @@
+"""Which store operations make up one flush.
+
+Pure. The first operation carries the guard and is acknowledged before the rest leave, in any
+order: after it the object is ours, and what the rest writes does not overlap.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from radosmount.cache.file import Flight
+from radosmount.config import MIB, ConflictMode
+from radosmount.store.interface import (
+    AtVersion,
+    Change,
+    Existence,
+    Guard,
+    Limits,
+    ObjectStat,
+    RemoveXattr,
+    SetXattr,
+    Step,
+    Truncate,
+    Write,
+    WriteFull,
+)
+
+# One operation carries many extents: five times as fast as one each, and atomic together.
+STEP_COUNT_MAX: Final = 256
+# Large enough to be fast, small enough that several are in flight and time out one by one.
+OPERATION_BYTES_MAX: Final = 4 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`begun`: the object after `first` alone, but for its version.
+
+    `rest` is copied from the flight only as each is asked for: a flush of 100 MiB does not
+    hold them twice.
+    """
+
+    first: Change
+    rest: Iterator[Change]
+    begun: ObjectStat
+
+
+def plan_flush(
+    flight: Flight, atomic_max_bytes: int, limits: Limits, conflict: ConflictMode
+) -> Plan:
+    guard = _guard(flight, conflict)
+    mtime_s = flight.changes.mtime_s
+    assert mtime_s is not None
+    if flight.replaces_all and flight.size <= min(atomic_max_bytes, limits.operation_bytes_max):
+        steps = (WriteFull(_whole_content(flight)), *_xattr_steps(flight))
+        return Plan(Change(steps, guard, mtime_s), iter(()), ObjectStat(flight.size, mtime_s, 0))
+    leading = [*_resize_steps(flight, limits), *_xattr_steps(flight)]
+    batches = _batches(flight, min(OPERATION_BYTES_MAX, limits.operation_bytes_max))
+    steps = (*leading, *next(batches, ()))
+    begun_size = max(flight.kept_size, _end_of(steps))
+    return Plan(
+        Change(steps, guard, mtime_s),
+        (Change(tuple(batch), Existence.PRESENT, mtime_s) for batch in batches),
+        ObjectStat(begun_size, mtime_s, 0),
+    )
+
+
+def _guard(flight: Flight, conflict: ConflictMode) -> Guard:
+    if conflict is ConflictMode.LAST_WRITER:
+        return Existence.ANY if flight.replaces_all else Existence.PRESENT
+    return Existence.ABSENT if flight.is_new else AtVersion(flight.base.version)
+
+
+def _whole_content(flight: Flight) -> bytes:
+    extents = list(flight.changes.extents)
+    if len(extents) == 1 and len(extents[0][1]) == flight.size:
+        return bytes(extents[0][1])
+    content = bytearray(flight.size)
+    flight.changes.extents.copy_into(content, 0)
+    return bytes(content)
+
+
+def _xattr_steps(flight: Flight) -> Iterator[Step]:
+    for name, value in flight.changes.xattrs.items():
+        yield RemoveXattr(name) if value is None else SetXattr(name, value)
+
+
+def _resize_steps(flight: Flight, limits: Limits) -> Iterator[Step]:
+    """Bring the object to its kept size, and grow it where its end is a hole."""
+    if flight.is_new:
+        yield WriteFull(b"")
+    elif flight.kept_size < flight.base.size:
+        yield Truncate(flight.kept_size)
+    if flight.size > max(flight.kept_size, flight.changes.extents.end):
+        if flight.size < limits.object_bytes_max:
+            yield Truncate(flight.size)
+        else:  # truncate refuses the limit itself (EFBIG), a write that ends there does not
+            yield Write(flight.size - 1, b"\0")
+
+
+def _batches(flight: Flight, byte_count_max: int) -> Iterator[list[Step]]:
+    batch: list[Step] = []
+    batch_bytes = 0
+    for offset, buffer in flight.changes.extents:
+        is_full = len(batch) == STEP_COUNT_MAX or batch_bytes + len(buffer) > byte_count_max
+        if batch and is_full:
+            yield batch
+            batch, batch_bytes = [], 0
+        batch.append(Write(offset, bytes(buffer)))
+        batch_bytes += len(buffer)
+    if batch:
+        yield batch
+
+
+def _end_of(steps: tuple[Step, ...]) -> int:
+    ends = [0]
+    for step in steps:
+        if isinstance(step, Write):
+            ends.append(step.offset + len(step.data))
+        elif isinstance(step, Truncate):
+            ends.append(step.size)
+    return max(ends)
