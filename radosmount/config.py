@@ -1,7 +1,7 @@
-"""All settings, one frozen section a layer. Pure: parsing reads no file and no environment
-but what it is given.
+"""All settings, one frozen section a layer.
 
-`DEFAULTS` below is the one table of defaults; the documents quote it.
+The defaults of these classes are the one table of defaults: options.py, which turns `-o` text
+into a `Config`, shows them in --help, and a test holds the man page to them.
 """
 
 import enum
@@ -81,7 +81,21 @@ class FuseConfig:
     allow_other: bool = False
     options: frozenset[str] = frozenset()
     request_count_max: int = 256
+    invalidation_count_max: int = 65536  # inodes that wait to be dropped from the kernel's cache
+    readahead_kib: int = 4096  # the kernel's 128 means requests of 128 KiB, one at a time
     timeout_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessConfig:
+    """The process around the mount: how it starts, logs and ends."""
+
+    log_path: str | None = None  # None: stderr in the foreground, else syslog
+    ready_margin_s: float = 10.0  # on top of connect_timeout, until the mount must answer
+    progress_interval_s: float = 5.0
+    flush_retry_delay_s: float = 1.0
+    stop_extension_s: float = 30.0  # what we ask of systemd at every progress line
+    close_margin_s: float = 5.0  # on top of timeout, until stuck store threads are left behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,5 +104,6 @@ class Config:
     cache: CacheConfig = field(default_factory=CacheConfig)
     view: ViewConfig = field(default_factory=ViewConfig)
     fuse: FuseConfig = field(default_factory=FuseConfig)
+    process: ProcessConfig = field(default_factory=ProcessConfig)
     is_foreground: bool = False
     is_debug: bool = False

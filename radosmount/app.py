@@ -1,0 +1,36 @@
+"""The only place that builds objects across the layers.
+
+Imported once the process is the one that stays (see daemon.py): it brings in rados.
+"""
+
+import trio
+
+from radosmount import lifecycle
+from radosmount.config import Config
+from radosmount.fuse.operations import Operations
+from radosmount.fuse.session import Session, kernel_cache
+from radosmount.lifecycle import OnReady, Parts
+from radosmount.store.interface import Store
+from radosmount.store.rados.store import open_rados_store
+from radosmount.vfs.filesystem import Filesystem
+
+
+async def open_store(config: Config) -> Store:
+    return await open_rados_store(config.store)
+
+
+def make(
+    store: Store, config: Config, nursery: trio.Nursery, on_ready: OnReady
+) -> tuple[Filesystem, Session]:
+    """The file system over `store`, and the session that serves it."""
+    invalidation = kernel_cache(config.fuse)
+    filesystem = Filesystem(store, config.view, config.cache, nursery, notifier=invalidation)
+    session = Session(
+        lambda on_init: Operations(filesystem, on_init), config.fuse, invalidation, on_ready
+    )
+    return filesystem, session
+
+
+def run(config: Config, announce_ready: OnReady) -> int:
+    """As `lifecycle.run`. Raises: MountError."""
+    return lifecycle.run(config, announce_ready, Parts(open_store, make))
