@@ -12,7 +12,7 @@ What holds for every store:
 """
 
 import enum
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -87,7 +87,10 @@ class WriteFull:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Overwrite from `offset`, growing the object if need be; a gap reads as zeros."""
+    """Overwrite from `offset`, growing the object if need be; a gap reads as zeros.
+
+    Without data it only makes the object where there is none, as Create.
+    """
 
     offset: int
     data: bytes
@@ -95,7 +98,10 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Truncate:
-    """Set the size (creating the object if there is none); what is new reads as zeros."""
+    """Set the size (creating the object if there is none); what is new reads as zeros.
+
+    TooLarge from `object_bytes_max` on: RADOS grows an object to exactly that only by a Write.
+    """
 
     size: int
 
@@ -131,8 +137,9 @@ Step = Create | WriteFull | Write | Truncate | SetXattr | RemoveXattr | SetOmap 
 class Change:
     """One atomic operation on one object.
 
-    `mtime_s`: the mtime that the object has afterwards; None leaves it as it is. A change that
-    may make an object needs one: without, a new object would be of 1970.
+    There is at least one step. `mtime_s`: the mtime that the object has afterwards (RADOS holds 1
+    to 2**32 - 1, what is outside becomes the nearest); None leaves it as it is. A change that may
+    make an object needs one: without, a new object would be of 1970.
     """
 
     steps: tuple[Step, ...]
@@ -209,8 +216,12 @@ class Store(Protocol):
     async def get_omap(self, key: ObjectKey) -> Mapping[bytes, bytes]:
         """The whole omap. Raises: ObjectNotFound; TooLarge beyond one operation's data."""
 
-    def list_objects(self, pool_id: int, namespace: bytes) -> AsyncIterator[list[ListedObject]]:
-        """All objects of one namespace, in batches, in RADOS's own order.
+    def list_objects(
+        self, pool_id: int, namespace: bytes
+    ) -> AsyncGenerator[list[ListedObject], None]:
+        """All objects of one namespace, in batches (never empty), in RADOS's own order.
+
+        Wrap it in contextlib.aclosing where the loop over it may end early.
 
         An error is an error, at the point where it happened: never a short list. Objects that
         exist throughout appear exactly once; removed ones of a pool with snapshots do not.
@@ -232,4 +243,8 @@ class Store(Protocol):
         """What statfs needs, from the monitor. Raises TimedOut where none answers."""
 
     async def aclose(self) -> None:
-        """End in order: waits for calls that are under way, at most their time-outs."""
+        """End in order: waits for calls that are under way, at most their time-outs.
+
+        Calls that come later get Disconnected. Raises: TimedOut where a call is stuck in a thread:
+        the process must then end by os._exit.
+        """

@@ -1,0 +1,244 @@
+"""Blocking calls on a bounded pool of our own threads, awaited from trio.
+
+Not `trio.to_thread`, which costs twice as much CPU a call (facts/librados.md 1.6), and not
+librados's aio, whose callbacks crash in several ways and cannot tell an object's version.
+
+    trio thread                            our threads
+    call() -> waiting, by lane
+    _dispatch() -> inbox  ───────────────> function(state)
+    _drain() <- one wake-up for many <──── done.append(...)
+
+Invariants:
+- All bookkeeping happens on the trio thread. A thread only takes from the inbox and appends
+  to `_done`; its `state` is its own.
+- At most `thread_count` calls run at once, and at most `lane_thread_count_max` of one lane (a
+  pool), so that a dead pool leaves threads for the others. Lanes take turns; a lane is FIFO.
+"""
+
+import collections
+import contextlib
+import queue
+import threading
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+import outcome
+import trio
+
+from radosmount.errors import Disconnected, StoreError
+
+
+class Closable(Protocol):
+    def close(self) -> None: ...
+
+
+S = TypeVar("S", bound=Closable)
+T = TypeVar("T")
+
+
+@dataclass(eq=False, slots=True)
+class _Call:
+    lane: "_Lane"
+    function: Callable[[Any], Any]
+    task: trio.lowlevel.Task | None  # None: the answer was abandoned
+
+
+@dataclass(eq=False, slots=True)
+class _Lane:
+    key: Hashable
+    waiting: dict[_Call, None] = field(default_factory=dict)  # in order; O(1) to withdraw
+    running_count: int = 0
+    is_ready: bool = False  # it stands in `Executor._ready`
+
+
+class Executor(Generic[S]):
+    """Runs `function(state)` on one of its threads; `state` is made and closed by that thread.
+
+    To be built and used inside a trio run.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        make_state: Callable[[], S],
+        thread_count: int,
+        lane_thread_count_max: int,
+    ) -> None:
+        assert 1 <= lane_thread_count_max <= thread_count
+        self._name = name
+        self._make_state = make_state
+        self._thread_count_max = thread_count
+        self._lane_running_count_max = lane_thread_count_max
+        self._token = trio.lowlevel.current_trio_token()
+        self._lanes: dict[Hashable, _Lane] = {}
+        self._ready: collections.deque[_Lane] = collections.deque()
+        self._running_count = 0
+        self._threads: list[threading.Thread] = []
+        self._live_thread_count = 0
+        self._inbox: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._done: collections.deque[tuple[_Call | None, outcome.Outcome[Any] | None]]
+        self._done = collections.deque()
+        self._is_wake_up_due = False
+        self._is_closed = False
+        self._idle = trio.Event()  # set while closed and nothing runs or waits
+        self._ended = trio.Event()  # set once closed and no thread lives
+
+    async def call(
+        self, lane: Hashable, function: Callable[[S], T], *, is_droppable: bool = False
+    ) -> T:
+        """Run `function` and return or raise what it does.
+
+        Cancelling abandons the answer at once, never the operation; but a call that has not
+        begun is dropped if `is_droppable` (a read, of which nothing can be seen).
+        Raises: Disconnected after `aclose`.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        call = self._submit(lane, function, trio.lowlevel.current_task())
+
+        def abandon(_: object) -> trio.lowlevel.Abort:
+            call.task = None
+            if is_droppable:
+                self._withdraw(call)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        result: T = await trio.lowlevel.wait_task_rescheduled(abandon)
+        return result
+
+    async def aclose(self, timeout_s: float) -> bool:
+        """Take no more calls, wait for those there are, end the threads.
+
+        False if some call still runs after `timeout_s`: a blocked call of librados cannot be
+        ended, so the caller must leave by `os._exit`. Calls still queued then get Disconnected.
+        """
+        self._is_closed = True
+        with trio.move_on_after(timeout_s, shield=True) as deadline:
+            self._settle_idle()
+            await self._idle.wait()
+            for _ in self._threads:
+                self._inbox.put(None)
+            self._settle_ended()
+            await self._ended.wait()
+        if deadline.cancelled_caught:
+            self._refuse_waiting()
+        return not deadline.cancelled_caught
+
+    def _submit(
+        self, lane_key: Hashable, function: Callable[[S], object], task: trio.lowlevel.Task
+    ) -> _Call:
+        if self._is_closed:
+            raise Disconnected("the connection is closed")
+        lane = self._lanes.setdefault(lane_key, _Lane(lane_key))
+        call = _Call(lane, function, task)
+        lane.waiting[call] = None
+        self._settle_lane(lane)
+        self._dispatch()
+        return call
+
+    def _withdraw(self, call: _Call) -> None:
+        if call in call.lane.waiting:
+            del call.lane.waiting[call]
+            self._settle_lane(call.lane)
+            self._settle_idle()
+
+    def _dispatch(self) -> None:
+        while self._running_count < self._thread_count_max and self._ready:
+            lane = self._ready.popleft()
+            lane.is_ready = False
+            if not lane.waiting:  # its calls were withdrawn
+                continue
+            call = next(iter(lane.waiting))
+            del lane.waiting[call]
+            lane.running_count += 1
+            self._running_count += 1
+            self._settle_lane(lane)
+            self._ensure_thread()
+            self._inbox.put(call)
+
+    def _settle_lane(self, lane: _Lane) -> None:
+        """Let the lane stand in line while it may run something; forget it when unused."""
+        if not lane.waiting and lane.running_count == 0:
+            self._lanes.pop(lane.key, None)
+        is_runnable = bool(lane.waiting) and lane.running_count < self._lane_running_count_max
+        if is_runnable and not lane.is_ready:
+            lane.is_ready = True
+            self._ready.append(lane)
+
+    def _ensure_thread(self) -> None:
+        if len(self._threads) >= self._running_count:
+            return
+        # daemon: a thread blocked in librados must not keep the process from ending.
+        name = f"{self._name}-{len(self._threads)}"
+        thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._threads.append(thread)
+        self._live_thread_count += 1
+        thread.start()
+
+    def _work(self) -> None:
+        """The life of one thread. Whatever a call raises is its caller's."""
+        state: S | None = None
+        while (call := self._inbox.get()) is not None:
+            answer: outcome.Outcome[Any]
+            try:
+                if state is None:
+                    state = self._make_state()
+                answer = outcome.Value(call.function(state))
+            except StoreError as failure:
+                answer = outcome.Error(_without_frames(failure))
+            except BaseException as failure:
+                answer = outcome.Error(failure)
+            self._hand_over(call, answer)
+            del call, answer  # else the last call's data lives until the next one
+        if state is not None:
+            state.close()
+        self._hand_over(None, None)
+
+    def _hand_over(self, call: _Call | None, answer: outcome.Outcome[Any] | None) -> None:
+        self._done.append((call, answer))
+        # `_drain` clears the flag before it looks, so an answer appended here is seen; two
+        # threads that both find it clear wake the loop once too often, which is harmless.
+        if not self._is_wake_up_due:
+            self._is_wake_up_due = True
+            with contextlib.suppress(trio.RunFinishedError):  # nobody is left to answer
+                self._token.run_sync_soon(self._drain)
+
+    def _drain(self) -> None:
+        self._is_wake_up_due = False
+        while self._done:
+            call, answer = self._done.popleft()
+            if call is None or answer is None:
+                self._live_thread_count -= 1
+            else:
+                self._finish(call, answer)
+        self._dispatch()
+        self._settle_idle()
+        self._settle_ended()
+
+    def _finish(self, call: _Call, answer: outcome.Outcome[Any]) -> None:
+        self._running_count -= 1
+        call.lane.running_count -= 1
+        self._settle_lane(call.lane)
+        if call.task is not None:
+            trio.lowlevel.reschedule(call.task, answer)
+
+    def _settle_idle(self) -> None:
+        if self._is_closed and self._running_count == 0 and not self._ready:
+            self._idle.set()
+
+    def _settle_ended(self) -> None:
+        if self._idle.is_set() and self._live_thread_count == 0:
+            self._ended.set()
+
+    def _refuse_waiting(self) -> None:
+        for lane in list(self._lanes.values()):
+            for call in list(lane.waiting):
+                del lane.waiting[call]
+                if call.task is not None:
+                    refusal = Disconnected("the connection is closed")
+                    trio.lowlevel.reschedule(call.task, outcome.Error(refusal))
+
+
+def _without_frames(failure: StoreError) -> StoreError:
+    """Strip what pins the call's data: a file remembers its error for long."""
+    failure.__cause__ = failure.__context__ = None
+    return failure.with_traceback(None)

@@ -1,0 +1,131 @@
+"""What the monitors know: pools, usage, limits."""
+
+import json
+import logging
+from typing import Any, Final
+
+import rados
+
+from radosmount.store.interface import Limits, Pool, PoolUsage, Usage
+from radosmount.store.rados import translation
+from radosmount.store.rados.names import from_text
+
+log = logging.getLogger(__name__)
+
+_MIB: Final = 1 << 20
+
+# Ceph's own defaults, for a user whose caps do not let him ask.
+_OBJECT_BYTES_MAX: Final = 128 * _MIB
+_OPERATION_BYTES_MAX: Final = 90 * _MIB
+
+
+class Osdmap:
+    """The pools of the osdmap that librados has, and how to get a newer one.
+
+    librados learns of a new pool only by `fetch`, of a removed one by any call there, too.
+    """
+
+    def __init__(self, handle: rados.Rados) -> None:
+        self._handle = handle
+        self._names: list[str] = []
+        self._pools: tuple[Pool, ...] | None = None
+        self._ticket = 0  # trio thread only
+        self._fetched_ticket = 0  # fetching thread only
+
+    def pools(self) -> tuple[Pool, ...]:
+        """From memory: 3 µs while the names stay the same."""
+        pool_names = self._handle.list_pools()
+        if self._pools is None or pool_names != self._names:
+            self._names = pool_names
+            found = (self._pool(name) for name in pool_names)
+            self._pools = tuple(pool for pool in found if pool is not None)
+        return self._pools
+
+    def forget_pools(self) -> None:
+        """Look again: the same names may mean new pools or applications."""
+        self._pools = None
+
+    def next_ticket(self) -> int:
+        """What a call of `fetch` asks for: a map that was fetched after now."""
+        self._ticket += 1
+        return self._ticket
+
+    def fetch(self, ticket: int) -> None:
+        """Wait for the newest osdmap; blocks for as long as no monitor answers.
+
+        One thread at a time. Many that wait are served by one fetch: it is newer than all of
+        their tickets.
+        """
+        if ticket <= self._fetched_ticket:
+            return
+        newest_ticket = self._ticket
+        try:
+            self._handle.wait_for_latest_osdmap()
+        except rados.Error as failure:
+            raise translation.from_binding(failure, "fetching the osdmap") from None
+        self._fetched_ticket = newest_ticket
+
+    def _pool(self, name: str) -> Pool | None:
+        """None: removed a moment ago."""
+        try:
+            pool_id = self._handle.pool_lookup(name)
+            ioctx = self._handle.open_ioctx(name)
+        except rados.ObjectNotFound:
+            return None
+        try:
+            applications = frozenset(ioctx.application_list())
+        finally:
+            ioctx.close()
+        return None if pool_id is None else Pool(pool_id, from_text(name), applications)
+
+
+def read_usage(handle: rados.Rados) -> Usage:
+    """Blocks, for at most rados_mon_op_timeout. Raises: TimedOut."""
+    answer = _ask(handle, {"prefix": "df", "detail": "detail"})
+    stats = answer["stats"]
+    return Usage(
+        total_bytes=stats["total_bytes"],
+        available_bytes=stats["total_avail_bytes"],
+        pools={pool["id"]: _pool_usage(pool["stats"]) for pool in answer["pools"]},
+    )
+
+
+def read_limits(handle: rados.Rados) -> Limits:
+    """As osd.0 is set; Ceph's defaults where the monitor does not say."""
+    object_bytes_max = _read_option(handle, "osd_max_object_size")
+    write_mib_max = _read_option(handle, "osd_max_write_size")
+    operation_bytes_max = (write_mib_max or 0) * _MIB
+    return Limits(
+        object_bytes_max or _OBJECT_BYTES_MAX, operation_bytes_max or _OPERATION_BYTES_MAX
+    )
+
+
+def _pool_usage(stats: dict[str, int]) -> PoolUsage:
+    return PoolUsage(
+        stored_bytes=stats["stored"],
+        available_bytes=stats["max_avail"],
+        object_count=stats["objects"],
+        quota_bytes=stats["quota_bytes"],
+        quota_objects=stats["quota_objects"],
+    )
+
+
+def _read_option(handle: rados.Rados, key: str) -> int | None:
+    command = json.dumps({"prefix": "config get", "who": "osd.0", "key": key})
+    code, output, status = handle.mon_command(command, b"")
+    if code < 0 or not output.strip().isdigit():
+        log.debug("the default is taken for %s: %d %s", key, code, status)
+        return None
+    return int(output)
+
+
+def _ask(handle: rados.Rados, command: dict[str, str]) -> Any:
+    """`mon_command` returns errors instead of raising them."""
+    text = json.dumps({**command, "format": "json"})
+    try:
+        code, output, status = handle.mon_command(text, b"")
+    except rados.Error as failure:
+        raise translation.from_binding(failure, command["prefix"]) from None
+    if code < 0:
+        raise translation.from_errno(code, f"{command['prefix']}: {status}")
+    return json.loads(output)

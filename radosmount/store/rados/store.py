@@ -1,0 +1,208 @@
+"""The store on a cluster: puts connection, threads, operations and listing together.
+
+Runs on the trio thread, and does nothing there that can wait for the cluster.
+"""
+
+import functools
+import logging
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import Any, Final, TypeVar
+
+import rados
+import trio
+
+from radosmount import errors
+from radosmount.config import StoreConfig
+from radosmount.store.interface import (
+    Change,
+    Limits,
+    ListedObject,
+    ObjectKey,
+    ObjectStat,
+    Pool,
+    ReadResult,
+    Usage,
+    Xattrs,
+)
+from radosmount.store.rados import connection, monitor, names, operations
+from radosmount.store.rados.executor import Executor
+from radosmount.store.rados.ioctxs import Ioctxs
+from radosmount.store.rados.listing import Cursor, ListingHandle
+from radosmount.store.rados.monitor import Osdmap
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class _NoState:
+    """For threads that keep nothing."""
+
+    def close(self) -> None:
+        pass
+
+
+# Listings have threads of their own, so that they never stand before a read or write; two of
+# one pool at most, lest a dead pool takes them all.
+_LIST_THREAD_COUNT: Final = 4
+_LIST_POOL_THREAD_COUNT_MAX: Final = 2
+
+# One thread for the osdmap, which can wait for a monitor without limit, one for commands.
+_MONITOR_THREAD_COUNT: Final = 2
+
+# Beyond the time-outs of librados itself, which its ticks find late (objecter tick: 5 s).
+_CLOSE_MARGIN_S: Final = 10.0
+
+_PROBE_NAME: Final = b"probe"  # only pool and namespace of the key count
+
+
+async def open_rados_store(config: StoreConfig) -> "RadosStore":
+    """Connect, within `connect_timeout_s`. To be ended by `aclose`.
+
+    Raises: MountError, one line that says what to do.
+    """
+    handle, limits = await trio.to_thread.run_sync(
+        functools.partial(_connect, config), abandon_on_cancel=True
+    )
+    return RadosStore(config, handle, limits)
+
+
+def _connect(config: StoreConfig) -> tuple[rados.Rados, Limits]:
+    handle = connection.connect(config)
+    try:
+        _check_names(handle)
+        return handle, monitor.read_limits(handle)
+    except BaseException:
+        handle.shutdown()
+        raise
+
+
+def _check_names(handle: rados.Rados) -> None:
+    """Only an ioctx can tell, so a cluster without pools goes unchecked."""
+    for pool_name in handle.list_pools()[:1]:
+        ioctx = handle.open_ioctx(pool_name)
+        try:
+            names.check(ioctx)
+        finally:
+            ioctx.close()
+
+
+class RadosStore:
+    """`interface.Store` on a cluster. One trio run, one connection."""
+
+    def __init__(self, config: StoreConfig, handle: rados.Rados, limits: Limits) -> None:
+        self._config = config
+        self._handle = handle
+        self._limits = limits
+        self._osdmap = Osdmap(handle)
+        self._listing_handle = ListingHandle(config)
+        self._calls: Executor[Ioctxs] = Executor(
+            "rados", lambda: Ioctxs(handle), config.thread_count, config.pool_thread_count_max
+        )
+        self._listings: Executor[_NoState] = Executor(
+            "rados-list", _NoState, _LIST_THREAD_COUNT, _LIST_POOL_THREAD_COUNT_MAX
+        )
+        self._monitor_calls: Executor[_NoState] = Executor(
+            "rados-mon", _NoState, _MONITOR_THREAD_COUNT, 1
+        )
+        self._warned_pool_ids: set[int] = set()
+
+    @property
+    def limits(self) -> Limits:
+        return self._limits
+
+    async def stat(self, key: ObjectKey) -> ObjectStat:
+        return await self._read_call(key, operations.stat, key)
+
+    async def read(self, key: ObjectKey, offset: int, length: int) -> ReadResult:
+        # The binding allocates `length` bytes beforehand, whatever there is to read.
+        length = min(length, self._limits.object_bytes_max)
+        return await self._read_call(key, operations.read, key, offset, length)
+
+    async def get_xattrs(self, key: ObjectKey) -> Xattrs:
+        return await self._read_call(key, operations.get_xattrs, key)
+
+    async def get_omap(self, key: ObjectKey) -> Mapping[bytes, bytes]:
+        bytes_max = self._limits.operation_bytes_max
+        return await self._read_call(key, operations.get_omap, key, bytes_max)
+
+    async def apply(self, key: ObjectKey, change: Change) -> int:
+        def call(ioctxs: Ioctxs) -> int:
+            return operations.apply(ioctxs, key, change)
+
+        return await self._calls.call(key.pool_id, call)
+
+    async def list_objects(
+        self, pool_id: int, namespace: bytes
+    ) -> AsyncGenerator[list[ListedObject], None]:
+        cursor = self._listing_handle.cursor(pool_id, namespace)
+        try:
+            while (batch := await self._next_batch(pool_id, cursor)) is not None:
+                if batch:
+                    yield batch
+            self._warn_unnameable(pool_id, cursor.unnameable_count)
+        finally:
+            cursor.close()
+
+    def pools(self) -> tuple[Pool, ...]:
+        return self._osdmap.pools()
+
+    async def refresh_pools(self) -> None:
+        ticket = self._osdmap.next_ticket()
+        await self._monitor_calls.call(
+            "osdmap", lambda _: self._osdmap.fetch(ticket), is_droppable=True
+        )
+        self._osdmap.forget_pools()
+
+    async def probe_read(self, pool_id: int, namespace: bytes) -> None:
+        place = ObjectKey(pool_id, namespace, _PROBE_NAME)
+        await self._read_call(place, operations.probe_read, place)
+
+    async def probe_write(self, pool_id: int, namespace: bytes) -> None:
+        place = ObjectKey(pool_id, namespace, _PROBE_NAME)
+        await self._read_call(place, operations.probe_write, place)
+
+    async def usage(self) -> Usage:
+        return await self._monitor_calls.call(
+            "command", lambda _: monitor.read_usage(self._handle), is_droppable=True
+        )
+
+    async def aclose(self) -> None:
+        timeout_s = self._config.timeout_s + _CLOSE_MARGIN_S
+        ended: list[bool] = []
+
+        async def end(executor: Executor[Any]) -> None:
+            ended.append(await executor.aclose(timeout_s))
+
+        async with trio.open_nursery() as nursery:
+            for executor in (self._calls, self._listings, self._monitor_calls):
+                nursery.start_soon(end, executor)
+        if not all(ended):
+            # Shutting down under a running call crashes the process.
+            raise errors.TimedOut(f"calls to the cluster still run after {timeout_s:g} s")
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(self._shut_down)
+
+    def _shut_down(self) -> None:
+        self._listing_handle.close()
+        self._handle.shutdown()
+
+    async def _read_call(
+        self, key: ObjectKey, operation: Callable[..., T], *arguments: object
+    ) -> T:
+        return await self._calls.call(
+            key.pool_id, lambda ioctxs: operation(ioctxs, *arguments), is_droppable=True
+        )
+
+    async def _next_batch(self, pool_id: int, cursor: Cursor) -> list[ListedObject] | None:
+        return await self._listings.call(pool_id, lambda _: cursor.next_batch(), is_droppable=True)
+
+    def _warn_unnameable(self, pool_id: int, count: int) -> None:
+        if count and pool_id not in self._warned_pool_ids:
+            self._warned_pool_ids.add(pool_id)
+            log.warning(
+                "pool %d: %d objects are not shown: their names hold a NUL, which librados "
+                "cannot pass",
+                pool_id,
+                count,
+            )
