@@ -13,6 +13,7 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, Final
 
 from radosmount.config import MIB, CacheConfig, Config, StoreConfig
@@ -63,7 +64,8 @@ def is_ceph_option(name: str) -> bool:
 def parse_environment(environment: Mapping[str, str]) -> Settings:
     """What CEPH_CONF, CEPH_KEYRING and CEPH_ARGS say, as to any Ceph program.
 
-    What CEPH_ARGS has for other programs is passed over. Raises: UsageError.
+    Of CEPH_ARGS only who and where: librados reads the rest itself, with its own grammar.
+    Raises: UsageError.
     """
     settings: Settings = {}
     if conf := environment.get("CEPH_CONF"):
@@ -86,18 +88,11 @@ CEPH_WORDS: Final = {
 
 def parse_ceph_words(words: list[str]) -> Settings:
     settings: Settings = {}
-    others: list[tuple[str, str]] = []
-    for index, word in enumerate(words):
-        if not word.startswith("-"):
-            continue
+    for word, next_word in pairwise([*words, ""]):
         name, has_value, value = word.partition("=")
-        if not has_value:  # a bare flag is true, as for Ceph
-            value = next((v for v in words[index + 1 : index + 2] if v[:1] != "-"), "true")
         if name in CEPH_WORDS:
-            settings |= BY_NAME[CEPH_WORDS[name]].settings(value)
-        elif is_ceph_option(name[2:]):
-            others.append((name[2:].replace("-", "_"), value))
-    return settings | {"store.options": tuple(others)}
+            settings |= BY_NAME[CEPH_WORDS[name]].settings(value if has_value else next_word)
+    return settings
 
 
 def configure(
@@ -119,8 +114,7 @@ def configure(
         if len(said) > 1:
             raise UsageError(f"SOURCE and the options name different {what}s: {source!r}")
     settings = from_environment | from_source | from_options
-    inherited = from_environment.get("store.options", ())
-    settings["store.options"] = (*inherited, *ceph_options)  # type: ignore[misc]
+    settings["store.options"] = tuple(ceph_options)
     return build(base, settings)
 
 

@@ -1,0 +1,109 @@
+"""The words of the command line, and the exit codes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from radosmount import cli
+from radosmount.config import Config
+from radosmount.errors import UsageError
+from radosmount.options import OPTIONS
+
+
+def parsed(*words: str) -> Config:
+    return cli.parse_mount(cli.sort_words(words), {}, "/home/me", 7, 8)
+
+
+def test_as_mount_calls_it() -> None:
+    """mount.fuse3 runs: radosmount SOURCE MOUNTPOINT -o rw,...,dev,suid."""
+    config = parsed("webapp@ceph:assets", "/mnt", "-o", "rw,_netdev,allow_other,dev,suid")
+    assert config.view.pool == b"assets"
+    assert config.fuse.mountpoint == "/mnt"
+    assert config.fuse.allow_other
+    assert not config.is_foreground
+    assert {"nosuid", "nodev"} <= config.fuse.options
+
+
+def test_options_stand_anywhere() -> None:
+    config = parsed("-f", "ceph:", "-oro", "mnt", "-c", "c.conf", "--keyring=k", "-mhost")
+    assert config.is_foreground
+    assert config.view.is_read_only
+    assert config.store.conf_path == "/home/me/c.conf"  # the daemon leaves its directory
+    assert config.store.keyring_path == "/home/me/k"
+    assert config.store.monitor_hosts == "host"
+    assert config.fuse.mountpoint == "/home/me/mnt"
+    assert (config.view.uid, config.view.gid) == (7, 8)
+
+
+def test_debug_means_foreground() -> None:
+    assert parsed("-d", "ceph:", "/m").is_foreground
+
+
+def test_values_with_commas() -> None:
+    """Outside of -o a comma is a comma."""
+    assert parsed("ceph:", "/m", "-m", "a,b").store.monitor_hosts == "a,b"
+
+
+def test_any_other_ceph_option() -> None:
+    config = parsed("--rados-osd-op-timeout", "10", "ceph:", "/m", "--debug_ms=1", "--key=x")
+    assert config.store.options == (
+        ("rados_osd_op_timeout", "10"),
+        ("debug_ms", "1"),
+        ("key", "x"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ([], "SOURCE and MOUNTPOINT are missing"),
+        (["ceph:"], "MOUNTPOINT is missing"),
+        (["ceph:", "a", "b"], "too many words"),
+        (["--foregroud", "ceph:", "/m"], "unknown option --foregroud"),
+        (["-z", "ceph:", "/m"], "unknown option -z"),
+        (["ceph:", "/m", "-o"], "-o needs a value"),
+        (["ceph:", "/m", "--conf"], "--conf needs a value"),
+    ],
+)
+def test_wrong_words(words: list[str], problem: str) -> None:
+    with pytest.raises(UsageError, match=problem):
+        parsed(*words)
+
+
+def run(*words: str, directory: Path) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "radosmount", *words]
+    return subprocess.run(command, capture_output=True, text=True, cwd=directory, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("words", "exit_code", "problem"),
+    [
+        (["nonsense"], 1, "MOUNTPOINT is missing"),
+        (["nonsense", "/"], 1, "SOURCE 'nonsense' is not"),
+        (["ceph:", "/", "-o", "foo=bar"], 1, "unknown option 'foo'"),
+        (["ceph:", "missing"], 32, "missing does not exist: make it with mkdir"),
+        (["ceph:", "file"], 32, "file is not a directory"),
+        (["ceph:", "/proc"], 32, "/proc is busy: proc (proc) is mounted there"),
+        (["umount"], 1, "give one mount point"),
+        (["umount", "-x", "/"], 1, "unknown option -x"),
+        (["umount", "."], 32, "nothing is mounted on"),
+        (["umount", "/proc"], 32, "/proc is no radosmount (proc, proc): use umount"),
+    ],
+)
+def test_one_plain_line(words: list[str], exit_code: int, problem: str, tmp_path: Path) -> None:
+    """Every failure is one plain line on stderr; exit codes are those of mount(8)."""
+    (tmp_path / "file").touch()
+    result = run(*words, directory=tmp_path)
+    assert result.returncode == exit_code
+    assert result.stderr.startswith("radosmount: ")
+    assert problem in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+def test_help_lists_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert [option.name for option in OPTIONS if f"\n  {option.usage} " not in text] == []
