@@ -1,0 +1,194 @@
+"""A mount's life, with fakes for all that is outside of it."""
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from typing import cast
+
+import pytest
+import trio
+
+from radosmount.config import Config, ProcessConfig
+from radosmount.errors import MountError, PermissionDenied, RadosmountError, TimedOut
+from radosmount.lifecycle import Mount, OnReady, Parts, run
+from radosmount.notify import ServiceManager
+from radosmount.store.interface import Store
+
+CONFIG = Config(process=ProcessConfig(flush_retry_delay_s=0.001, close_margin_s=0.5))
+
+
+class World:
+    """Store, file system and session in one: it writes down what happens to them."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.refusals: list[RadosmountError] = []  # what the next flushes raise
+        self.names = ["a"]
+        self.start_failure: Exception | None = None
+        self.serve_failure: Exception | None = None
+        self.ready = trio.Event()
+        self.ended = trio.Event()
+        self.on_ready: OnReady = lambda: None
+
+    def parts(self) -> Parts:
+        return Parts(self._open, self._make)
+
+    async def _open(self, config: Config) -> Store:
+        await trio.lowlevel.checkpoint()
+        return cast(Store, self)
+
+    def _make(
+        self, store: Store, config: Config, nursery: trio.Nursery, on_ready: OnReady
+    ) -> "tuple[World, World]":
+        self.on_ready = on_ready
+        return self, self
+
+    async def aclose(self) -> None:
+        self.events.append("close")
+
+    async def start(self) -> None:
+        if self.start_failure:
+            raise self.start_failure
+
+    async def flush_all(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.refusals:
+            self.events.append("refused")
+            raise self.refusals.pop(0)
+        self.events.append("flush")
+        self.names.clear()
+
+    def dirty_bytes(self) -> int:
+        return 10 * len(self.names)
+
+    def unwritten(self) -> list[str]:
+        return list(self.names)
+
+    def mount(self) -> None:
+        self.events.append("mount")
+
+    async def serve(self) -> None:
+        self.on_ready()
+        self.ready.set()
+        if self.serve_failure:
+            raise self.serve_failure
+        await self.ended.wait()
+
+    def stop(self) -> None:
+        self.events.append("stop")
+        self.ended.set()
+
+    def unmount(self) -> None:
+        self.events.append("unmount")
+
+
+async def live(world: World, then: Callable[[], None]) -> int:
+    """Live until the end, doing `then` once the mount is ready; the exit code."""
+    mount = Mount(CONFIG, lambda: world.events.append("ready"), world.parts(), ServiceManager(None))
+    exit_codes: list[int] = []
+
+    async def run_mount() -> None:
+        exit_codes.append(await mount.run())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_mount)
+        await world.ready.wait()
+        then()
+    return exit_codes[0]
+
+
+def send(number: int) -> Callable[[], None]:
+    return lambda: os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_signal_flushes_then_unmounts(number: int) -> None:
+    """SIGTERM and SIGINT flush and unmount."""
+    world = World()
+    assert await live(world, send(number)) == 0
+    assert world.events == ["mount", "ready", "flush", "stop", "unmount", "flush", "close"]
+
+
+async def test_unmount_from_outside_flushes_after() -> None:
+    """Plain umount(8) returns at once and the daemon flushes after it."""
+    world = World()
+    assert await live(world, world.ended.set) == 0
+    assert world.events == ["mount", "ready", "unmount", "flush", "close"]
+
+
+async def test_transient_failures_are_tried_again() -> None:
+    world = World()
+    world.refusals = [TimedOut("no answer") for _ in range(5)]
+    assert await live(world, world.ended.set) == 0
+    assert world.events.count("refused") == 5
+    assert world.events[-2:] == ["flush", "close"]
+
+
+async def test_permanent_failures_end_and_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    world.refusals = [PermissionDenied("caps") for _ in range(100)]
+    assert await live(world, world.ended.set) == 1
+    assert "10 bytes of 1 files: a" in caplog.text
+    assert world.events[-1] == "close"
+
+
+async def test_signal_after_umount_does_not_cut_the_flush() -> None:
+    """systemd sends SIGTERM right after the umount of a .mount unit."""
+    world = World()
+    world.refusals = [TimedOut("no answer") for _ in range(20)]
+
+    def unmount_and_signal() -> None:
+        world.ended.set()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    assert await live(world, unmount_and_signal) == 0
+    assert world.events[-2:] == ["flush", "close"]
+
+
+async def test_second_signal_gives_up(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    world.refusals = [TimedOut("no answer") for _ in range(100_000)]
+    mount = Mount(CONFIG, lambda: None, world.parts(), ServiceManager(None))
+    exit_codes = []
+
+    async def run_mount() -> None:
+        exit_codes.append(await mount.run())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_mount)
+        await world.ready.wait()
+        for count in (1, 3):
+            os.kill(os.getpid(), signal.SIGTERM)
+            while world.events.count("refused") < count and not exit_codes:
+                await trio.lowlevel.checkpoint()
+    assert exit_codes == [1]
+    assert "not written to RADOS" in caplog.text
+    assert "unmount" in world.events
+
+
+async def test_a_bug_in_serving_still_flushes(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    world.serve_failure = ValueError("oops")
+    assert await live(world, lambda: None) == 1
+    assert world.events == ["mount", "ready", "unmount", "flush", "close"]
+    assert "ValueError: oops" in caplog.text
+
+
+def test_failure_before_ready_is_one_line() -> None:
+    """A nursery's group does not hide the reason from the user."""
+    world = World()
+    world.start_failure = MountError("no such pool: assets")
+    with pytest.raises(MountError, match="no such pool: assets"):
+        run(CONFIG, lambda: None, world.parts())
+    assert world.events == ["close"]
+
+
+def test_signal_while_connecting_gives_up() -> None:
+    async def connect(config: Config) -> Store:
+        os.kill(os.getpid(), signal.SIGINT)
+        await trio.sleep_forever()
+        raise AssertionError
+
+    with pytest.raises(MountError, match="interrupted"):
+        run(CONFIG, lambda: None, replace(World().parts(), open_store=connect))
