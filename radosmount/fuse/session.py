@@ -79,7 +79,6 @@ class Session:
             reason = " ".join(said) or str(failure)
             raise MountError(f"cannot mount on {self._config.mountpoint}: {reason}") from failure
         self._state = State.MOUNTED
-        self._raise_readahead()
         self._invalidation.start()
 
     async def serve(self) -> None:
@@ -117,10 +116,15 @@ class Session:
 
     def _on_init(self) -> None:
         """INIT is being answered: the mount answers as soon as the present task waits."""
-        trio.lowlevel.current_trio_token().run_sync_soon(self._on_ready)
+        trio.lowlevel.current_trio_token().run_sync_soon(self._on_answered)
+
+    def _on_answered(self) -> None:
+        self._raise_readahead()
+        self._on_ready()
 
     def _raise_readahead(self) -> None:
-        """Bigger read-ahead means 1 MiB requests and several at once. Root only."""
+        """Bigger read-ahead means 1 MiB requests and several at once. Root only, and only
+        after INIT, whose answer sets it back."""
         mount = mounts.find_mount(self._path)
         if mount is None:
             return

@@ -176,3 +176,63 @@ def test_libfuses_reason_is_told(mountpoint: Path) -> None:
     assert result.stderr.startswith(f"radosmount: cannot mount on {mountpoint}: ")
     assert "nonsense" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def helper(tmp_path: Path) -> Path:
+    """A command as mount(8) runs it: by path, with hardly any environment."""
+    path = tmp_path / "helper"
+    path.write_text(f'#!/bin/sh\nexec {sys.executable} {PROGRAM} "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize("form", ["type", "source"])
+def test_mount8_runs_it(form: str, helper: Path, mountpoint: Path) -> None:
+    """`mount -t fuse.radosmount SOURCE` and `mount -t fuse radosmount#SOURCE`; umount -a style
+    options and habits of fstab are accepted."""
+    fstype, source = (
+        (f"fuse.{helper}", "ceph:x") if form == "type" else ("fuse", f"{helper}#ceph:x")
+    )
+    options = "_netdev,nofail,x-systemd.automount,comment=mine,relatime,cache_size=64M"
+    command = ["mount", "-t", fstype, source, str(mountpoint), "-o", options]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stderr) == (0, "")
+    info = find_mount(str(mountpoint))
+    assert info is not None
+    assert (info.fstype, info.source) == ("fuse.radosmount", "ceph:x")
+    assert os.statvfs(mountpoint).f_flag & os.ST_NOSUID
+    assert umount(mountpoint).returncode == 0
+
+
+def test_mount8_hears_why_not(helper: Path, mountpoint: Path) -> None:
+    command = ["mount", "-t", f"fuse.{helper}", "ceph:x", str(mountpoint), "-o", "foo=bar"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1
+    assert result.stderr == ("radosmount: unknown option 'foo' (radosmount --help lists them)\n")
+
+
+def test_remount_is_refused(helper: Path, mountpoint: Path) -> None:
+    command = ["mount", "-t", f"fuse.{helper}", "ceph:x", str(mountpoint)]
+    assert subprocess.run(command, timeout=60).returncode == 0
+    result = run(PROGRAM, "ceph:x", mountpoint, "-o", "remount,ro")
+    assert result.returncode == 1
+    assert "remount is not possible" in result.stderr
+
+
+def test_a_second_signal_ends_a_process_that_hangs(mountpoint: Path) -> None:
+    """No store thread that hangs in librados can keep the process, or the mount."""
+    pid = mount(mountpoint, EMPTY_MOUNT_FLUSH_S="3600")
+    os.kill(pid, signal.SIGTERM)
+    assert not has_ended(pid, within_s=0.5)
+    os.kill(pid, signal.SIGTERM)
+    assert has_ended(pid, within_s=20)
+    assert not find_mount(str(mountpoint))
+
+
+def test_the_kernel_reads_ahead(mountpoint: Path) -> None:
+    """Root mounts raise the kernel's read-ahead, without which requests are of 128 KiB."""
+    mount(mountpoint)
+    info = find_mount(str(mountpoint))
+    assert info is not None
+    assert Path(f"/sys/class/bdi/{info.device}/read_ahead_kb").read_text() == "4096\n"
