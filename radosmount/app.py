@@ -24,7 +24,7 @@ def make(
 ) -> tuple[Filesystem, Session]:
     """The file system over `store`, and the session that serves it."""
     invalidation = kernel_cache(config.fuse)
-    filesystem = Filesystem(store, config.view, config.cache, nursery, notifier=invalidation)
+    filesystem = Filesystem(store, config.view, config.cache, nursery, invalidation.invalidate)
     session = Session(
         lambda on_init: Operations(filesystem, on_init), config.fuse, invalidation, on_ready
     )
