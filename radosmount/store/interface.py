@@ -108,6 +108,8 @@ class Truncate:
 
 @dataclass(frozen=True, slots=True)
 class SetXattr:
+    """`name` is 1 to 100 bytes without NUL, else InvalidArgument or NameTooLong."""
+
     name: bytes
     value: bytes
 

@@ -178,13 +178,20 @@ def _add_step(ioctx: rados.Ioctx, operation: rados.WriteOp, step: Step) -> None:
             operation.new(_IDEMPOTENT)  # alone it would do nothing on a missing object
             operation.truncate(size)
         case SetXattr(name, value):
-            operation.set_xattr(to_text(name), bytes(value))
+            operation.set_xattr(_xattr_text(name), bytes(value))
         case RemoveXattr(name):
-            operation.rm_xattr(to_text(name))
+            operation.rm_xattr(_xattr_text(name))
         case SetOmap(entries):
             ioctx.set_omap(operation, tuple(entries), tuple(entries.values()))
         case Remove():
             operation.remove()
+
+
+def _xattr_text(name: bytes) -> str:
+    """The empty name is acknowledged and lost: the OSD keeps its own object info there."""
+    if not name or b"\0" in name:
+        raise errors.InvalidArgument(f"{name!r} is no xattr name")
+    return to_text(name)
 
 
 def _rados_mtime_s(mtime_s: int | None) -> int:
