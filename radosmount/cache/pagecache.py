@@ -10,6 +10,7 @@ flush is `plan`'s and `flush`'s; here is who waits for what, within which bounds
   open hears once.
 """
 
+import functools
 import logging
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from radosmount.cache.budget import Budget
 from radosmount.cache.extents import Buffer
 from radosmount.cache.file import CachedFile
 from radosmount.cache.flush import Flusher, FlushFailed
-from radosmount.cache.sequencer import Sequencer, Ticket
+from radosmount.cache.sequencer import Sequencer, Ticket, settle
 from radosmount.config import MIB, CacheConfig, FlushMode
 from radosmount.errors import (
     DeadlineExceeded,
@@ -212,11 +213,11 @@ class PageCache:
 
         Raises: DeadlineExceeded once nothing was acknowledged for `timeout`.
         """
-        started_s = trio.current_time()
-        while file in self._dirty and not await self._wait(
-            file, self._start_flush(file), started_s
-        ):
-            pass  # the file was renamed meanwhile: once more, under its new name
+        while (schedule := self._dirty.get(file)) is not None:
+            ticket = self._start_flush(file)
+            progress_s = functools.partial(getattr, schedule, "progress_s")
+            if await settle(ticket, self._config.timeout_s, progress_s, repr(file.key.name)):
+                break  # else it was renamed meanwhile: once more, under its new name
 
     async def flush_in_turn(self, file: CachedFile) -> None:
         """The same for an operation of the sequencer, which has the file's turn.
@@ -299,16 +300,6 @@ class PageCache:
         else:
             self._budget.release(file.finish_write(version))
             self._note_success(file)
-
-    async def _wait(self, file: CachedFile, ticket: Ticket[bool], started_s: float) -> bool:
-        schedule = self._dirty[file]
-        while not ticket.is_done:
-            deadline_s = max(started_s, schedule.progress_s) + self._config.timeout_s
-            if trio.current_time() >= deadline_s:
-                raise DeadlineExceeded(f"{file.key.name!r}: not stored in time, and kept")
-            with trio.move_on_at(deadline_s):
-                await ticket.wait()
-        return await ticket.result()
 
     # Keeping count
 

@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 import outcome
 import trio
 
+from radosmount.errors import DeadlineExceeded
 from radosmount.store.interface import ObjectKey
 
 T = TypeVar("T")
@@ -49,6 +50,24 @@ class Ticket(Generic[T]):
         await self._event.wait()
         assert self._outcome is not None
         return self._outcome.unwrap()
+
+
+async def settle(
+    ticket: Ticket[T], timeout_s: float, progress_s: Callable[[], float], what: str
+) -> T:
+    """Wait for a ticket's result, as long as something is acknowledged now and then.
+
+    `progress_s` tells when that was last (trio's clock); the wait itself starts as progress.
+    Raises: DeadlineExceeded; the operation goes on all the same.
+    """
+    started_s = trio.current_time()
+    while not ticket.is_done:
+        deadline_s = max(started_s, progress_s()) + timeout_s
+        if trio.current_time() >= deadline_s:
+            raise DeadlineExceeded(f"{what}: nothing was acknowledged for {timeout_s:g} s")
+        with trio.move_on_at(deadline_s):
+            await ticket.wait()
+    return await ticket.result()
 
 
 class Sequencer:

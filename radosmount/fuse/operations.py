@@ -1,0 +1,244 @@
+"""FUSE requests to calls of `Filesystem` and back: decode, call, encode; nothing else.
+
+Signatures are pyfuse3's. What its documents do not say (see docs/decisions): O_TRUNC comes with
+open; READ and WRITE tell the handle only; setxattr's flags are checked before it calls.
+"""
+
+import errno
+import logging
+import stat
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import pyfuse3
+from pyfuse3 import (
+    EntryAttributes,
+    FileHandleT,
+    FileInfo,
+    FileNameT,
+    FlagT,
+    FUSEError,
+    InodeT,
+    ModeT,
+    ReaddirToken,
+    RequestContext,
+    SetattrFields,
+    StatvfsData,
+    XAttrNameT,
+)
+
+from radosmount.fuse.replies import answers, answers_in_time, entry_attributes, statvfs_data
+from radosmount.vfs.attributes import AttributeChange
+from radosmount.vfs.filesystem import Filesystem, OpenFile
+
+log = logging.getLogger(__name__)
+
+RENAME_NOREPLACE: Final = 1  # rename(2)
+
+
+class Operations(pyfuse3.Operations):
+    """`on_init`: called when the kernel's INIT is being answered."""
+
+    supports_dot_lookup = False
+    enable_writeback_cache = False
+    enable_acl = False
+
+    def __init__(
+        self, filesystem: Filesystem, timeout_s: float, on_init: Callable[[], None]
+    ) -> None:
+        super().__init__()
+        self.timeout_s = timeout_s
+        self._filesystem = filesystem
+        self._on_init = on_init
+
+    def init(self) -> None:
+        self._on_init()
+
+    # Names
+
+    @answers_in_time
+    async def lookup(
+        self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        return entry_attributes(await self._filesystem.lookup(parent_inode, name))
+
+    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+        try:
+            self._filesystem.forget(inode_list)
+        except Exception:  # nobody waits for an answer, and pyfuse3 would end
+            log.exception("forget%r: unexpected", inode_list)
+
+    @answers
+    async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        await self._filesystem.unlink(parent_inode, name)
+
+    @answers
+    async def rename(
+        self,
+        parent_inode_old: InodeT,
+        name_old: FileNameT,
+        parent_inode_new: InodeT,
+        name_new: FileNameT,
+        flags: FlagT,
+        ctx: RequestContext,
+    ) -> None:
+        if flags & ~RENAME_NOREPLACE:
+            raise FUSEError(errno.EINVAL)  # rename(2): not supported by the filesystem
+        may_replace = not flags & RENAME_NOREPLACE
+        await self._filesystem.rename(
+            parent_inode_old, name_old, parent_inode_new, name_new, may_replace
+        )
+
+    @answers
+    async def mkdir(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
+    ) -> EntryAttributes:
+        raise FUSEError(errno.EPERM)  # mkdir(2): does not support directories
+
+    @answers
+    async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        raise FUSEError(errno.EPERM)
+
+    @answers
+    async def symlink(
+        self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        raise FUSEError(errno.EPERM)  # symlink(2): does not support symbolic links
+
+    @answers
+    async def link(
+        self,
+        inode: InodeT,
+        new_parent_inode: InodeT,
+        new_name: FileNameT,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        raise FUSEError(errno.EPERM)  # link(2): does not support hard links
+
+    @answers_in_time
+    async def mknod(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        if not stat.S_ISREG(mode):
+            raise FUSEError(errno.EPERM)  # mknod(2): does not support this type of node
+        return entry_attributes(await self._filesystem.make_file(parent_inode, name))
+
+    # Attributes
+
+    @answers_in_time
+    async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
+        return entry_attributes(await self._filesystem.get_attributes(inode))
+
+    @answers_in_time
+    async def setattr(
+        self,
+        inode: InodeT,
+        attr: EntryAttributes,
+        fields: SetattrFields,
+        fh: FileHandleT | None,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        change = _attribute_change(attr, fields)
+        has_handle = fh is not None
+        return entry_attributes(await self._filesystem.set_attributes(inode, change, has_handle))
+
+    @answers_in_time
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        return statvfs_data(await self._filesystem.space())
+
+    # Files
+
+    @answers_in_time
+    async def create(
+        self,
+        parent_inode: InodeT,
+        name: FileNameT,
+        mode: ModeT,
+        flags: FlagT,
+        ctx: RequestContext,
+    ) -> tuple[FileInfo, EntryAttributes]:
+        opened, attributes = await self._filesystem.create(parent_inode, name, flags)
+        return _file_info(opened), entry_attributes(attributes)
+
+    @answers_in_time
+    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        return _file_info(await self._filesystem.open(inode, flags))
+
+    @answers_in_time
+    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        return await self._filesystem.read(fh, off, size)  # type: ignore[return-value] # any buffer
+
+    @answers
+    async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+        return await self._filesystem.write(fh, off, buf)
+
+    @answers
+    async def flush(self, fh: FileHandleT) -> None:
+        await self._filesystem.flush(fh)
+
+    @answers
+    async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
+        await self._filesystem.sync(fh)
+
+    @answers
+    async def release(self, fh: FileHandleT) -> None:
+        await self._filesystem.release(fh)
+
+    # Directories
+
+    @answers
+    async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
+        return FileHandleT(self._filesystem.open_directory(inode))
+
+    @answers_in_time
+    async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
+        index = start_id
+        while (entry := await self._filesystem.list_entry(fh, index)) is not None:
+            attributes = entry_attributes(entry.attributes)
+            index = entry.next_index
+            is_taken = pyfuse3.readdir_reply(token, FileNameT(entry.name), attributes, index)
+            self._filesystem.take_entry(entry, is_taken)
+            if not is_taken:
+                break
+
+    @answers
+    async def releasedir(self, fh: FileHandleT) -> None:
+        await self._filesystem.release_directory(fh)
+
+    @answers
+    async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
+        await self._filesystem.sync_directory(fh)
+
+    # Extended attributes
+
+    @answers_in_time
+    async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
+        return await self._filesystem.get_xattr(inode, name)
+
+    @answers_in_time
+    async def listxattr(self, inode: InodeT, ctx: RequestContext) -> list[XAttrNameT]:
+        return [XAttrNameT(name) for name in await self._filesystem.list_xattrs(inode)]
+
+    @answers_in_time
+    async def setxattr(
+        self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext
+    ) -> None:
+        await self._filesystem.set_xattr(inode, name, value)
+
+    @answers_in_time
+    async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
+        await self._filesystem.remove_xattr(inode, name)
+
+
+def _attribute_change(attr: EntryAttributes, fields: SetattrFields) -> AttributeChange:
+    return AttributeChange(
+        size=attr.st_size if fields.update_size else None,
+        mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+        mode=stat.S_IMODE(attr.st_mode) if fields.update_mode else None,
+        uid=attr.st_uid if fields.update_uid else None,
+        gid=attr.st_gid if fields.update_gid else None,
+    )
+
+
+def _file_info(opened: OpenFile) -> FileInfo:
+    return FileInfo(fh=FileHandleT(opened.handle), keep_cache=opened.keeps_pages)

@@ -1,0 +1,93 @@
+"""The directories: the root, pools, and what over-long names go on in."""
+
+from collections.abc import AsyncIterator
+
+from radosmount.errors import InvalidCall, NoSuchEntry, NotDirectory, NotPermitted
+from radosmount.store.interface import ObjectKey, Store
+from radosmount.store.names import FLAT, InvalidPath, is_continuation
+from radosmount.vfs.listing import DirectoryEntry, Listing, object_entries, pool_entries
+from radosmount.vfs.nodes import DirectoryNode, Node, NodeTable, ObjectPlace, RootNode
+from radosmount.vfs.objects import Objects
+from radosmount.vfs.pools import Pools
+
+
+class Directories:
+    def __init__(self, store: Store, nodes: NodeTable, pools: Pools, objects: Objects) -> None:
+        self._store = store
+        self._nodes = nodes
+        self._pools = pools
+        self._objects = objects
+
+    async def child(self, parent: int, name: bytes) -> Node:
+        """Raises: NoSuchEntry."""
+        directory = self._nodes[parent]
+        if isinstance(directory, RootNode):
+            pool = await self._pools.find(name)
+            if pool is None:
+                raise NoSuchEntry(f"no pool {name!r}")
+            return self._directory_node(ObjectPlace(pool.pool_id, b""), ())
+        if not isinstance(directory, DirectoryNode):
+            raise NotDirectory(f"{name!r}")
+        if is_continuation(name):  # has no object of its own: it is there when it is asked for
+            return self._directory_node(directory.place, (*directory.path, name))
+        try:
+            key = _key(directory, name)
+        except InvalidPath as failure:
+            raise NoSuchEntry(str(failure)) from failure
+        return await self._objects.find(key)
+
+    async def key_for_change(self, parent: int, name: bytes) -> ObjectKey:
+        """The object that a file of that name is, in a pool that may be written to.
+
+        Raises: NotPermitted in the root; InvalidCall for a name that no object has; ReadOnly;
+        AccessDenied.
+        """
+        directory = self._nodes[parent]
+        if not isinstance(directory, DirectoryNode):
+            raise NotPermitted("the root holds pools only: `ceph osd pool create` makes one")
+        await self._pools.check_writable(directory.place.pool_id, directory.place.namespace)
+        try:
+            return _key(directory, name)
+        except InvalidPath as failure:
+            raise InvalidCall(str(failure)) from failure
+
+    def open(self, ino: int) -> Listing:
+        node = self._nodes[ino]
+        if isinstance(node, RootNode):
+            return Listing(pool_entries(self._pools))
+        if not isinstance(node, DirectoryNode):
+            raise NotDirectory(f"inode {ino}")
+        return Listing(self._object_entries(node))
+
+    def listed_node(self, ino: int, entry: DirectoryEntry) -> Node:
+        """The inode of an entry of the listing of `ino`."""
+        if isinstance(entry.target, ObjectKey):
+            return self._objects.known(entry.target)
+        if isinstance(entry.target, ObjectPlace):
+            return self._directory_node(entry.target, ())
+        parent = self._nodes[ino]
+        assert isinstance(parent, DirectoryNode)
+        return self._directory_node(parent.place, (*parent.path, entry.name))
+
+    def _object_entries(self, node: DirectoryNode) -> AsyncIterator[list[DirectoryEntry]]:
+        place = node.place
+        objects = self._store.list_objects(place.pool_id, place.namespace)
+        unstored = [
+            other.file.key
+            for other in self._nodes.files()
+            if other.file.is_new and not other.file.is_unlinked and place.holds(other.file.key)
+        ]
+        return object_entries(place, node.path, objects, unstored)
+
+    def _directory_node(self, place: ObjectPlace, path: tuple[bytes, ...]) -> Node:
+        node = DirectoryNode(place, path)
+        known = self._nodes.find(node.identity)
+        if known is None:
+            self._nodes.add(node)
+        return known or node
+
+
+def _key(directory: DirectoryNode, name: bytes) -> ObjectKey:
+    found = FLAT.object_of((*directory.path, name))
+    place = directory.place
+    return ObjectKey(place.pool_id, place.namespace, found.name, found.locator)

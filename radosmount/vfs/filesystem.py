@@ -1,0 +1,441 @@
+"""What each file system call means here.
+
+The layer's face: one method a call, each short. It knows neither FUSE nor RADOS: inodes and
+handles are numbers, failures are `errors`. How objects are found, removed and renamed, what
+directories and xattrs are, stands in the modules beside.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import trio
+
+from radosmount.cache.extents import Buffer
+from radosmount.cache.file import CachedFile
+from radosmount.cache.pagecache import PageCache
+from radosmount.cache.sequencer import Sequencer, settle
+from radosmount.config import CacheConfig, FlushMode, ViewConfig
+from radosmount.errors import (
+    CrossPool,
+    EntryExists,
+    IsDirectory,
+    NotPermitted,
+    ObjectNotFound,
+    RadosmountError,
+    StaleFile,
+)
+from radosmount.store.interface import Create, ObjectKey, Store
+from radosmount.vfs.attributes import NS_PER_S, AttributeChange, Attributes, attributes_of
+from radosmount.vfs.directories import Directories
+from radosmount.vfs.handles import FileHandle, HandleTable
+from radosmount.vfs.listing import Listing
+from radosmount.vfs.nodes import ROOT_INO, DirectoryNode, FileNode, Node, NodeTable, RootNode
+from radosmount.vfs.objects import OPEN_FRESHNESS_S, Objects
+from radosmount.vfs.pools import Pools
+from radosmount.vfs.removal import Removal
+from radosmount.vfs.renaming import Renaming
+from radosmount.vfs.usage import SpaceMeter, SpaceUsage
+from radosmount.vfs.xattrs import XattrCalls
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFile:
+    """`keeps_pages`: what the kernel has cached of the file is what the store has."""
+
+    handle: int
+    keeps_pages: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ListedEntry:
+    name: bytes
+    attributes: Attributes
+    next_index: int
+
+
+class Filesystem:
+    """One mount. `nursery` is for background work and outlives every call;
+    `invalidate(ino)` has the kernel drop its pages of an inode some time soon."""
+
+    def __init__(
+        self,
+        store: Store,
+        view: ViewConfig,
+        cache: CacheConfig,
+        nursery: trio.Nursery,
+        invalidate: Callable[[int], None] = lambda ino: None,
+    ) -> None:
+        self._view = view
+        self._flush_mode = cache.flush
+        self._nursery = nursery
+        self._started_ns = time.time_ns()
+        self._has_warned_of_modes = False
+        self._files: HandleTable[FileHandle] = HandleTable()
+        self._listings: HandleTable[tuple[int, Listing]] = HandleTable()
+        self._nodes = NodeTable()
+        self._pools = Pools(store, view)
+        self._space = SpaceMeter(store)
+        self._sequencer = Sequencer(nursery)
+        self._cache = PageCache(store, cache, self._sequencer, self._after_flush)
+        self._objects = Objects(store, self._nodes, self._cache, self._sequencer, invalidate)
+        self._removal = Removal(store, self._nodes, self._cache)
+        self._renaming = Renaming(store, self._nodes, self._cache, self._sequencer, self._removal)
+        self._directories = Directories(store, self._nodes, self._pools, self._objects)
+        self._xattrs = XattrCalls(store, self._pools, self._objects, self._cache, self._sequencer)
+
+    async def start(self) -> None:
+        """Find the root's pool and begin background work. Raises: MountError."""
+        place = await self._pools.start()
+        self._nodes.set_root(RootNode() if place is None else DirectoryNode(place))
+        self._nursery.start_soon(self._cache.run)
+        self._nursery.start_soon(self._pools.run)
+
+    # Names
+
+    async def lookup(self, parent: int, name: bytes) -> Attributes:
+        """One more reference of the kernel. Raises: NoSuchEntry."""
+        return self._referenced(await self._directories.child(parent, name))
+
+    def forget(self, inodes: Sequence[tuple[int, int]]) -> None:
+        """The kernel gives back references, as (inode, count)."""
+        for ino, lookup_count in inodes:
+            self._nodes.forget(ino, lookup_count)
+
+    async def unlink(self, parent: int, name: bytes) -> None:
+        """Remove a file; open handles keep its content. Raises: NoSuchEntry."""
+        key = await self._directories.key_for_change(parent, name)
+        await self._settle(key, lambda progress: self._removal.remove(key, progress))
+
+    async def rename(
+        self, old_parent: int, old_name: bytes, new_parent: int, new_name: bytes, may_replace: bool
+    ) -> None:
+        """Rename a file within its pool.
+
+        Raises: NoSuchEntry; EntryExists; CrossPool for pools, namespaces and directories.
+        """
+        if isinstance(self._nodes[old_parent], RootNode):
+            raise NotPermitted("pools cannot be renamed here: `ceph osd pool rename`")
+        old = await self._directories.key_for_change(old_parent, old_name)
+        new = await self._directories.key_for_change(new_parent, new_name)
+        if (old.pool_id, old.namespace) != (new.pool_id, new.namespace):
+            raise CrossPool("RADOS moves nothing between pools")
+        if old != new:
+            progress = _Progress()
+            ticket = self._renaming.submit(old, new, may_replace, progress.note)
+            await settle(ticket, self._view.timeout_s, progress.last_s, repr(old.name))
+
+    # Attributes
+
+    async def get_attributes(self, ino: int) -> Attributes:
+        """Raises: StaleFile where the object is gone and nobody here has it open."""
+        node = self._nodes[ino]
+        if isinstance(node, FileNode):
+            try:
+                freshness_s = OPEN_FRESHNESS_S if node.open_count else 0.0
+                await self._objects.revalidate(node, freshness_s)
+            except StaleFile:
+                if not node.open_count:
+                    raise
+        return self._attributes(node)
+
+    async def set_attributes(
+        self, ino: int, change: AttributeChange, has_handle: bool
+    ) -> Attributes:
+        """A size set without a handle is stored on return, one set with a handle by its close.
+
+        Raises: NotPermitted for modes and owners with `strict_modes`; IsDirectory;
+        FileTooBig; StaleFile; what the flush raises.
+        """
+        node = self._nodes[ino]
+        self._check_modes(node, change)
+        if isinstance(node, FileNode):
+            await self._check_writable(node.file, change)
+            if change.size is not None:
+                await self._truncate(node, change.size, has_handle)
+            if change.mtime_ns is not None:
+                await self._set_mtime(node, change.mtime_ns // NS_PER_S)
+        elif change.size is not None:
+            raise IsDirectory(f"inode {ino}")
+        return self._attributes(node)
+
+    # Open files
+
+    async def create(self, parent: int, name: bytes, flags: int) -> tuple[OpenFile, Attributes]:
+        """O_CREAT; with O_EXCL exclusive across all clients. One more reference."""
+        key = await self._directories.key_for_change(parent, name)
+        is_exclusive = bool(flags & os.O_EXCL)
+        try:
+            node = await self._objects.create(key, is_exclusive)
+        except EntryExists:
+            if is_exclusive:
+                raise
+            node = await self._objects.find(key)  # made meanwhile: as good as ours
+        return self._opened(node, flags), self._referenced(node)
+
+    async def make_file(self, parent: int, name: bytes) -> Attributes:
+        """mknod(2) of a regular file. One more reference. Raises: EntryExists."""
+        key = await self._directories.key_for_change(parent, name)
+        return self._referenced(await self._objects.create(key, is_exclusive=True))
+
+    async def open(self, ino: int, flags: int) -> OpenFile:
+        """Asks the store what the object is now (close-to-open).
+
+        Raises: ReadOnly and AccessDenied where writing is asked for and not possible;
+        StaleFile where the object is gone, so that the kernel looks the name up again.
+        """
+        node = self._nodes[ino]
+        if not isinstance(node, FileNode):
+            raise IsDirectory(f"inode {ino}")
+        if _is_for_writing(flags):
+            await self._pools.check_writable(node.file.key.pool_id, node.file.key.namespace)
+        await self._objects.revalidate(node)
+        return self._opened(node, flags)
+
+    async def read(self, handle: int, offset: int, length: int) -> Buffer:
+        """Fewer bytes than asked only at the end of the file."""
+        node = self._files[handle].node
+        content = await self._cache.read(node.file, offset, length)
+        if node.file.is_suspect and node.file.is_clean:
+            await self._objects.revalidate(node)
+        return content
+
+    async def write(self, handle: int, offset: int, data: bytes) -> int:
+        """With O_APPEND `offset` does not count: the kernel took it from a size that may be
+        old. Raises: FileTooBig; DeadlineExceeded; with `sync` the flush's error."""
+        opened = self._files[handle]
+        await self._cache.write(opened.file, offset, data, opened.is_append)
+        if self._flush_mode is FlushMode.SYNC:
+            _raise_unheard(opened)
+        return len(data)
+
+    async def flush(self, handle: int) -> None:
+        """close(2), of every duplicate of a descriptor. Raises: a failed flush's error, once."""
+        opened = self._files[handle]
+        if not opened.is_writable:
+            return
+        if self._flush_mode is not FlushMode.LAZY:
+            await self._cache.flush(opened.file)
+        _raise_unheard(opened)
+
+    async def sync(self, handle: int) -> None:
+        """fsync(2). Raises: a failed flush's error, once."""
+        opened = self._files[handle]
+        await self._cache.flush(opened.file)
+        _raise_unheard(opened)
+
+    async def release(self, handle: int) -> None:
+        """The last descriptor is gone. What came after the last flush (mmap) is stored now."""
+        opened = self._files.pop(handle)
+        node = opened.node
+        try:
+            if opened.is_writable and self._flush_mode is not FlushMode.LAZY:
+                await self._cache.flush(node.file)
+        finally:
+            node.open_count -= 1
+            node.file.writer_count -= opened.is_writable
+            self._after_release(node)
+
+    # Directories
+
+    def open_directory(self, ino: int) -> int:
+        return self._listings.add((ino, self._directories.open(ino)))
+
+    async def list_entry(self, handle: int, index: int) -> ListedEntry | None:
+        """The entry of that number; None behind the last. `take_entry` must follow."""
+        ino, listing = self._listings[handle]
+        entry = await listing.entry(index)
+        if entry is None:
+            return None
+        node = self._directories.listed_node(ino, entry)
+        return ListedEntry(entry.name, self._attributes(node), index + 1)
+
+    def take_entry(self, entry: ListedEntry, is_taken: bool) -> None:
+        """The kernel took a listed entry (one more reference), or had no room for it."""
+        node = self._nodes[entry.attributes.ino]
+        node.lookup_count += is_taken
+        self._nodes.drop_if_unused(node)
+
+    async def release_directory(self, handle: int) -> None:
+        _, listing = self._listings.pop(handle)
+        await listing.aclose()
+
+    async def sync_directory(self, handle: int) -> None:
+        """fsync(2) of a directory: every file below it. Raises: the first error."""
+        ino, _ = self._listings[handle]
+        node = self._nodes[ino]
+        files = self._cache.dirty_files
+        if isinstance(node, DirectoryNode):
+            files = tuple(file for file in files if node.place.holds(file.key))
+        await self._flush_files(files)
+
+    # Extended attributes
+
+    async def get_xattr(self, ino: int, name: bytes) -> bytes:
+        return await self._xattrs.get(self._nodes[ino], name)
+
+    async def list_xattrs(self, ino: int) -> list[bytes]:
+        return await self._xattrs.names(self._nodes[ino])
+
+    async def set_xattr(self, ino: int, name: bytes, value: bytes) -> None:
+        await self._xattrs.set(self._nodes[ino], name, value)
+
+    async def remove_xattr(self, ino: int, name: bytes) -> None:
+        await self._xattrs.set(self._nodes[ino], name, None)
+
+    # The whole
+
+    async def space(self) -> SpaceUsage:
+        """Of the pool that is mounted; of the cluster for a root of all pools (pyfuse3 does
+        not tell which inode statfs(2) asks of)."""
+        root = self._nodes[ROOT_INO]
+        pool_id = root.place.pool_id if isinstance(root, DirectoryNode) else None
+        return await self._space.measure(pool_id)
+
+    async def flush_all(self) -> None:
+        """Store everything. What fails is kept. Raises: the first error."""
+        await self._flush_files(self._cache.dirty_files)
+
+    def dirty_bytes(self) -> int:
+        """Bytes that the store does not have."""
+        return self._cache.held_bytes
+
+    def unwritten(self) -> list[str]:
+        """Names of the files that have something unstored."""
+        names = [file.key.name for file in self._cache.dirty_files]
+        return [name.decode(errors="backslashreplace") for name in names]
+
+    # Inside
+
+    def _attributes(self, node: Node) -> Attributes:
+        return attributes_of(node, self._view, self._started_ns)
+
+    def _referenced(self, node: Node) -> Attributes:
+        node.lookup_count += 1
+        return self._attributes(node)
+
+    def _opened(self, node: FileNode, flags: int) -> OpenFile:
+        is_writable = _is_for_writing(flags)
+        if flags & os.O_TRUNC:
+            self._cache.truncate(node.file, 0)
+        opened = FileHandle(node, is_writable, bool(flags & os.O_APPEND))
+        node.open_count += 1
+        node.file.writer_count += is_writable
+        keeps_pages, node.has_stale_pages = not node.has_stale_pages, False
+        return OpenFile(self._files.add(opened), keeps_pages)
+
+    async def _truncate(self, node: FileNode, size: int, has_handle: bool) -> None:
+        file = node.file
+        if not has_handle:
+            await self._objects.revalidate(node)
+        error_count = file.error_count
+        self._cache.truncate(file, size)
+        if not has_handle:
+            await self._cache.flush(file)
+            if file.error is not None and file.error_count > error_count:
+                raise file.error
+
+    async def _set_mtime(self, node: FileNode, mtime_s: int) -> None:
+        """With the next flush where there will be one; else now, as an operation of its own."""
+        file = node.file
+        if not file.is_clean:
+            self._cache.set_mtime(file, mtime_s)
+        elif file.orphan is None:
+            await self._settle(file.key, lambda _: self._store_mtime(file, mtime_s))
+
+    async def _store_mtime(self, file: CachedFile, mtime_s: int) -> None:
+        if not file.is_clean:
+            self._cache.set_mtime(file, mtime_s)
+            return
+        try:
+            await self._objects.change_beside(file, (Create(),), mtime_s)
+        except ObjectNotFound as failure:
+            raise StaleFile(f"{file.key.name!r} was removed") from failure
+
+    async def _check_writable(self, file: CachedFile, change: AttributeChange) -> None:
+        if change.size is not None or change.mtime_ns is not None:
+            await self._pools.check_writable(file.key.pool_id, file.key.namespace)
+
+    def _check_modes(self, node: Node, change: AttributeChange) -> None:
+        """Modes and owners are the mount's: a request for others is refused or forgotten."""
+        now = self._attributes(node)
+        wanted = (change.mode, change.uid, change.gid)
+        given = (now.mode & 0o7777, now.uid, now.gid)
+        if all(want in (None, have) for want, have in zip(wanted, given, strict=True)):
+            return
+        if self._view.has_strict_modes:
+            raise NotPermitted("modes and owners are the mount's (strict_modes)")
+        if not self._has_warned_of_modes:
+            self._has_warned_of_modes = True
+            log.warning("chmod and chown have no effect: modes and owners are the mount's")
+
+    async def _settle(
+        self, key: ObjectKey, operation: Callable[[Callable[[], None]], Awaitable[None]]
+    ) -> None:
+        """Run an operation in the object's turn, which calls what it is given at every
+        acknowledgement."""
+        progress = _Progress()
+        ticket = self._sequencer.submit(key, lambda: operation(progress.note))
+        await settle(ticket, self._view.timeout_s, progress.last_s, repr(key.name))
+
+    async def _flush_files(self, files: Sequence[CachedFile]) -> None:
+        error_counts = {file: file.error_count for file in files}
+        failures: list[RadosmountError] = []
+
+        async def flush(file: CachedFile) -> None:
+            try:
+                await self._cache.flush(file)
+            except RadosmountError as failure:
+                failures.append(failure)
+
+        async with trio.open_nursery() as nursery:
+            for file in files:
+                nursery.start_soon(flush, file)
+        failures += [
+            file.error
+            for file, count in error_counts.items()
+            if file.error is not None and file.error_count > count
+        ]
+        if failures:
+            raise failures[0]
+
+    def _after_flush(self, file: CachedFile) -> None:
+        node = self._nodes.find_file(file.key)
+        if node is not None and node.file is file:
+            self._nodes.drop_if_unused(node)
+
+    def _after_release(self, node: FileNode) -> None:
+        file = node.file
+        if not file.writer_count and self._cache.has_failed_for_good(file):
+            self._cache.give_up(file)
+        if not node.open_count and file.orphan is not None:
+            file.orphan.close()
+            file.orphan = None
+        self._nodes.drop_if_unused(node)
+
+
+class _Progress:
+    """When an operation was last acknowledged anything (trio's clock)."""
+
+    def __init__(self) -> None:
+        self._last_s = trio.current_time()
+
+    def note(self) -> None:
+        self._last_s = trio.current_time()
+
+    def last_s(self) -> float:
+        return self._last_s
+
+
+def _is_for_writing(flags: int) -> bool:
+    return flags & os.O_ACCMODE != os.O_RDONLY or bool(flags & os.O_TRUNC)
+
+
+def _raise_unheard(handle: FileHandle) -> None:
+    error = handle.unheard_error()
+    if error is not None:
+        raise error

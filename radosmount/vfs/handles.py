@@ -1,0 +1,55 @@
+"""Open files and directories. No I/O."""
+
+import itertools
+from typing import Generic, TypeVar
+
+from radosmount.cache.file import CachedFile
+from radosmount.errors import RadosmountError
+from radosmount.vfs.nodes import FileNode
+
+T = TypeVar("T")
+
+
+class FileHandle:
+    """One open(2) of a file. It hears of every failed flush once."""
+
+    def __init__(self, node: FileNode, is_writable: bool, is_append: bool) -> None:
+        self.node = node
+        self.is_writable = is_writable
+        self.is_append = is_append
+        self._heard_error_count = node.file.reported_error_count
+
+    @property
+    def file(self) -> CachedFile:
+        return self.node.file
+
+    def unheard_error(self) -> RadosmountError | None:
+        """The error of a failed flush, where this handle has not heard of it yet."""
+        file = self.file
+        if self._heard_error_count >= file.error_count:
+            return None
+        self._heard_error_count = file.error_count
+        file.reported_error_count = file.error_count
+        return file.error
+
+
+class HandleTable(Generic[T]):
+    """Handles by the number that the kernel holds."""
+
+    def __init__(self) -> None:
+        self._handles: dict[int, T] = {}
+        self._numbers = itertools.count(1)
+
+    def __len__(self) -> int:
+        return len(self._handles)
+
+    def __getitem__(self, number: int) -> T:
+        return self._handles[number]
+
+    def add(self, handle: T) -> int:
+        number = next(self._numbers)
+        self._handles[number] = handle
+        return number
+
+    def pop(self, number: int) -> T:
+        return self._handles.pop(number)

@@ -1,0 +1,170 @@
+"""Inodes: what the kernel may speak of by number, and how long each must be remembered.
+
+Owner of the lookup counts. No I/O, no awaits. An inode number is made from what the inode
+stands for, so that it stays the same over remounts; two that collide move apart, so one that
+the kernel knows is never another's.
+
+Invariant: `by_identity[node.identity] is node` for every node that has a name; a file whose
+object is unlinked has none, and lives on by its number only.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Final
+
+from radosmount.cache.file import CachedFile
+from radosmount.store.interface import ObjectKey
+
+ROOT_INO: Final = 1  # fuse(4): FUSE_ROOT_ID
+INO_MAX: Final = (1 << 63) - 1
+
+Identity = tuple[object, ...]
+
+
+class Node:
+    """Anything with an inode number."""
+
+    def __init__(self) -> None:
+        self.ino = 0
+        self.lookup_count = 0
+
+    @property
+    def identity(self) -> Identity:
+        raise NotImplementedError
+
+    @property
+    def is_in_use(self) -> bool:
+        return self.lookup_count > 0
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectPlace:
+    """Where a directory's objects live."""
+
+    pool_id: int
+    namespace: bytes
+
+    def holds(self, key: ObjectKey) -> bool:
+        return key.pool_id == self.pool_id and key.namespace == self.namespace
+
+
+class RootNode(Node):
+    """The directory of all pools."""
+
+    @property
+    def identity(self) -> Identity:
+        return ("root",)
+
+
+class DirectoryNode(Node):
+    """A pool or namespace, or (`path` not empty) a directory within it."""
+
+    def __init__(self, place: ObjectPlace, path: tuple[bytes, ...] = ()) -> None:
+        super().__init__()
+        self.place = place
+        self.path = path
+
+    @property
+    def identity(self) -> Identity:
+        return ("directory", self.place, self.path)
+
+
+class FileNode(Node):
+    """An object. `open_count`: handles, whatever they are open for."""
+
+    def __init__(self, file: CachedFile) -> None:
+        super().__init__()
+        self.file = file
+        self.open_count = 0
+        self.validated_s = float("-inf")  # when the store last said what it has (trio's clock)
+        self.has_stale_pages = False  # the kernel may hold pages of another version
+
+    @property
+    def identity(self) -> Identity:
+        return file_identity(self.file.key)
+
+    @property
+    def is_in_use(self) -> bool:
+        has_unheard_error = self.file.error_count > self.file.reported_error_count
+        is_needed = self.open_count > 0 or not self.file.is_clean or has_unheard_error
+        return is_needed or super().is_in_use
+
+
+def file_identity(key: ObjectKey) -> Identity:
+    return ("file", key)
+
+
+class NodeTable:
+    """All inodes that are in use."""
+
+    def __init__(self) -> None:
+        self._by_ino: dict[int, Node] = {}
+        self._by_identity: dict[Identity, Node] = {}
+
+    def set_root(self, root: Node) -> None:
+        """Once, before any other node."""
+        root.lookup_count = 1  # never forgotten
+        self._enter(root, ROOT_INO)
+
+    def __len__(self) -> int:
+        return len(self._by_ino)
+
+    def __getitem__(self, ino: int) -> Node:
+        """Raises: KeyError where the kernel was never told of `ino`: a bug."""
+        return self._by_ino[ino]
+
+    def find(self, identity: Identity) -> Node | None:
+        return self._by_identity.get(identity)
+
+    def find_file(self, key: ObjectKey) -> FileNode | None:
+        node = self._by_identity.get(file_identity(key))
+        assert node is None or isinstance(node, FileNode)
+        return node
+
+    def add(self, node: Node) -> None:
+        """Give a new node its number. Its identity must be free."""
+        ino = _hashed_ino(node.identity)
+        while ino in self._by_ino or ino <= ROOT_INO:
+            ino = (ino + 1) & INO_MAX
+        self._enter(node, ino)
+
+    def forget(self, ino: int, lookup_count: int) -> None:
+        """The kernel drops `lookup_count` of its references."""
+        node = self._by_ino.get(ino)
+        if node is not None:
+            node.lookup_count = max(node.lookup_count - lookup_count, 0)
+            self.drop_if_unused(node)
+
+    def drop_if_unused(self, node: Node) -> None:
+        if not node.is_in_use and self._by_ino.get(node.ino) is node:
+            del self._by_ino[node.ino]
+            self._unname(node)
+
+    def unlink(self, node: FileNode) -> None:
+        """Its name is free for another file; its number stays while it is in use."""
+        self._unname(node)
+        self.drop_if_unused(node)
+
+    def rename(self, node: FileNode, key: ObjectKey) -> None:
+        """Move a file to a name that is free. Its number stays."""
+        self._unname(node)
+        node.file.key = key
+        self._by_identity[node.identity] = node
+
+    def files(self) -> list[FileNode]:
+        return [node for node in self._by_ino.values() if isinstance(node, FileNode)]
+
+    def _enter(self, node: Node, ino: int) -> None:
+        assert node.identity not in self._by_identity
+        node.ino = ino
+        self._by_ino[ino] = node
+        self._by_identity[node.identity] = node
+
+    def _unname(self, node: Node) -> None:
+        if self._by_identity.get(node.identity) is node:
+            del self._by_identity[node.identity]
+
+
+def _hashed_ino(identity: Identity) -> int:
+    digest = hashlib.blake2b(repr(identity).encode(), digest_size=8).digest()
+    return int.from_bytes(digest) & INO_MAX

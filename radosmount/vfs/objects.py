@@ -1,0 +1,175 @@
+"""Files and the objects behind them: finding, making and revalidating.
+
+Consistency is by version: an open asks the store, and what changed there since is taken over,
+the kernel's pages dropped. A file with unstored changes is its own authority; the guard of its
+flush finds out whether anyone else was there.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+import trio
+
+from radosmount.cache.file import CachedFile
+from radosmount.cache.pagecache import PageCache
+from radosmount.cache.sequencer import Sequencer
+from radosmount.errors import (
+    EntryExists,
+    NoSuchEntry,
+    ObjectExists,
+    ObjectNotFound,
+    StaleFile,
+    VersionConflict,
+)
+from radosmount.store.interface import (
+    AtVersion,
+    Change,
+    Create,
+    Existence,
+    ObjectKey,
+    ObjectStat,
+    Step,
+    Store,
+)
+from radosmount.vfs.nodes import FileNode, NodeTable
+
+# How long fstat(2) of an open file may answer from what its open heard: close-to-open asks for
+# no more, and `tail -f` on what another client appends polls once a second.
+OPEN_FRESHNESS_S: Final = 1.0
+
+
+class Objects:
+    """`invalidate(ino)`: have the kernel drop its pages of an inode, some time soon."""
+
+    def __init__(
+        self,
+        store: Store,
+        nodes: NodeTable,
+        cache: PageCache,
+        sequencer: Sequencer,
+        invalidate: Callable[[int], None],
+    ) -> None:
+        self._store = store
+        self._nodes = nodes
+        self._cache = cache
+        self._sequencer = sequencer
+        self._invalidate = invalidate
+
+    async def find(self, key: ObjectKey) -> FileNode:
+        """The inode of an existing object. Raises: NoSuchEntry."""
+        node = self._nodes.find_file(key)
+        if node is not None and not node.file.is_clean:
+            return node
+        epoch = node.file.epoch if node else None
+        try:
+            stat = await self._store.stat(key)
+        except ObjectNotFound as failure:
+            now = self._nodes.find_file(key)
+            if now is None or (now.file.epoch == epoch and now.file.is_clean):
+                raise NoSuchEntry(f"{key.name!r}") from failure
+            return now  # made here while we asked
+        return self._enter(key, stat)
+
+    def known(self, key: ObjectKey) -> FileNode:
+        """An inode for an object that was listed; what it is, is asked for when needed."""
+        node = self._nodes.find_file(key)
+        if node is None:
+            node = FileNode(CachedFile(key, ObjectStat(size=0, mtime_s=0, version=0)))
+            self._nodes.add(node)
+        return node
+
+    async def revalidate(self, node: FileNode, freshness_s: float = 0.0) -> None:
+        """Hear from the store what the object is now, unless that was `freshness_s` ago.
+
+        Raises: StaleFile where it is gone.
+        """
+        file = node.file
+        if not file.is_clean or file.orphan is not None:
+            return
+        is_fresh = trio.current_time() - node.validated_s < freshness_s
+        if is_fresh and not file.is_suspect:
+            return
+        epoch = file.epoch
+        try:
+            stat = await self._store.stat(file.key)
+        except ObjectNotFound as failure:
+            if file.epoch != epoch:
+                return  # renamed or unlinked here meanwhile
+            raise StaleFile(f"{file.key.name!r} was removed") from failure
+        if file.epoch == epoch:
+            self._observe(node, stat)
+
+    async def create(self, key: ObjectKey, is_exclusive: bool) -> FileNode:
+        """A new empty file. With `is_exclusive` the object is made now, across all clients of
+        the cluster; else by the first flush.
+
+        Raises: EntryExists.
+        """
+        if self._nodes.find_file(key) is not None and not is_exclusive:
+            raise EntryExists(f"{key.name!r}")
+        if not is_exclusive:
+            return self._enter_new(key)
+        ticket = self._sequencer.submit(key, lambda: self._create_exclusively(key))
+        return await ticket.result()
+
+    async def change_beside(
+        self, file: CachedFile, steps: tuple[Step, ...], mtime_s: int | None
+    ) -> None:
+        """Apply steps that do not touch the content, outside of a flush. In the file's turn.
+
+        If someone else changed the object, that stays to be found by the next flush or open.
+        Raises: ObjectNotFound; StoreError.
+        """
+        before = file.base
+        try:
+            version = await self._store.apply(
+                file.key, Change(steps, AtVersion(before.version), mtime_s)
+            )
+        except VersionConflict:
+            await self._store.apply(file.key, Change(steps, Existence.PRESENT, mtime_s))
+            file.is_suspect = True
+            return
+        if file.base == before:
+            new_mtime_s = before.mtime_s if mtime_s is None else mtime_s
+            file.base = replace(before, version=version, mtime_s=new_mtime_s)
+            file.epoch += 1
+
+    def _observe(self, node: FileNode, stat: ObjectStat) -> None:
+        file = node.file
+        was_suspect = file.is_suspect
+        is_first_hearing = file.base.version == 0
+        is_changed = file.observe(stat)
+        node.validated_s = trio.current_time()
+        if (is_changed and not is_first_hearing) or was_suspect:
+            node.has_stale_pages = True
+            if node.open_count:
+                self._invalidate(node.ino)
+
+    def _enter(self, key: ObjectKey, stat: ObjectStat) -> FileNode:
+        node = self._nodes.find_file(key)
+        if node is None:
+            node = FileNode(CachedFile(key, stat))
+            node.validated_s = trio.current_time()
+            self._nodes.add(node)
+        else:
+            self._observe(node, stat)
+        return node
+
+    def _enter_new(self, key: ObjectKey) -> FileNode:
+        node = FileNode(CachedFile(key, None))
+        self._nodes.add(node)
+        self._cache.set_mtime(node.file, int(time.time()))
+        return node
+
+    async def _create_exclusively(self, key: ObjectKey) -> FileNode:
+        node = self._nodes.find_file(key)
+        if node is not None and node.file.is_new:
+            raise EntryExists(f"{key.name!r} is being written")
+        mtime_s = int(time.time())
+        try:
+            version = await self._store.apply(key, Change((Create(),), Existence.ABSENT, mtime_s))
+        except ObjectExists as refusal:
+            raise EntryExists(f"{key.name!r}") from refusal
+        return self._enter(key, ObjectStat(size=0, mtime_s=mtime_s, version=version))

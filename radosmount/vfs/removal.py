@@ -1,0 +1,112 @@
+"""Unlinking, and what becomes of a file that is open meanwhile."""
+
+from collections.abc import Callable
+from typing import Final
+
+from radosmount.cache.file import CachedFile
+from radosmount.cache.orphan import Orphan
+from radosmount.cache.pagecache import PageCache
+from radosmount.config import MIB
+from radosmount.errors import NoSuchEntry, ObjectNotFound, VersionConflict
+from radosmount.store.interface import AtVersion, Change, Existence, ObjectKey, Remove, Store
+from radosmount.vfs.nodes import FileNode, NodeTable
+
+COPY_BYTES: Final = 4 * MIB
+# Each attempt is beaten only by a foreign write in the few ms between copy and remove.
+ATTEMPT_COUNT_MAX: Final = 5
+
+
+class Removal:
+    """Operations of the sequencer: each runs in the turn of the object that it removes."""
+
+    def __init__(self, store: Store, nodes: NodeTable, cache: PageCache) -> None:
+        self._store = store
+        self._nodes = nodes
+        self._cache = cache
+
+    async def remove(self, key: ObjectKey, progress: Callable[[], None]) -> None:
+        """Remove the object; open handles keep the content. Raises: NoSuchEntry.
+
+        `progress` is called whenever the store has answered.
+        """
+        node = self._nodes.find_file(key)
+        if node is None:
+            await self._remove_object(key)
+        elif node.file.is_new:
+            self.finish(node, Orphan() if node.open_count else None)
+        else:
+            await self._remove_known(node, progress)
+
+    async def copy_if_open(
+        self, node: FileNode, progress: Callable[[], None]
+    ) -> tuple[Orphan | None, int]:
+        """The store's bytes of an open file, and their version; None where it is not open."""
+        if not node.open_count:
+            return None, 0
+        return await self._copy(node.file, progress)
+
+    def finish(self, node: FileNode, orphan: Orphan | None) -> None:
+        """The name is gone; whoever has the file open goes on with `orphan`.
+
+        Who opened it after the copy finds no object: ESTALE.
+        """
+        file = node.file
+        if orphan is not None:
+            file.orphan = orphan
+            self._cache.move_to_orphan(file)
+        else:
+            self._cache.discard(file)
+        file.is_unlinked = True
+        self._nodes.unlink(node)
+
+    async def _remove_known(self, node: FileNode, progress: Callable[[], None]) -> None:
+        file = node.file
+        for _ in range(ATTEMPT_COUNT_MAX):
+            orphan, version = await self.copy_if_open(node, progress)
+            guard = AtVersion(version) if version else Existence.ANY
+            try:
+                await self._store.apply(file.key, Change((Remove(),), guard))
+            except VersionConflict:
+                if orphan:
+                    orphan.close()
+                continue
+            except ObjectNotFound as failure:
+                self.finish(node, orphan)
+                raise NoSuchEntry(f"{file.key.name!r}") from failure
+            self.finish(node, orphan)
+            return
+        raise VersionConflict(f"{file.key.name!r} is being changed again and again")
+
+    async def _remove_object(self, key: ObjectKey) -> None:
+        try:
+            await self._store.apply(key, Change((Remove(),)))
+        except ObjectNotFound as failure:
+            raise NoSuchEntry(f"{key.name!r}") from failure
+
+    async def _copy(self, file: CachedFile, progress: Callable[[], None]) -> tuple[Orphan, int]:
+        """Copy what of the store's content still counts, all of one version."""
+        for _ in range(ATTEMPT_COUNT_MAX):
+            orphan = Orphan()
+            version = await self._copy_once(file, orphan, progress)
+            if version is not None:
+                return orphan, version
+            orphan.close()
+        raise VersionConflict(f"{file.key.name!r} is being changed again and again")
+
+    async def _copy_once(
+        self, file: CachedFile, orphan: Orphan, progress: Callable[[], None]
+    ) -> int | None:
+        """The version of what was copied, 0 of nothing; None where it changed half way."""
+        version = 0
+        for offset in range(0, file.base_limit, COPY_BYTES):
+            length = min(COPY_BYTES, file.base_limit - offset)
+            try:
+                result = await self._store.read(file.key, offset, length)
+            except ObjectNotFound:
+                return 0  # removed by someone else; what was read so far is what is left
+            if version and result.version != version:
+                return None
+            version = result.version
+            orphan.write(offset, result.data)
+            progress()
+        return version

@@ -1,0 +1,189 @@
+"""Renaming a file. RADOS cannot: the object is copied, and its source removed last.
+
+After a crash at any moment one or both names exist, whole, never neither. What fits into one
+operation replaces the target atomically: content, xattrs, omap and mtime. Renames within a pool
+run one at a time, since each takes the turns of two objects; nothing else takes more than one,
+so there is no circle of waiting.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from radosmount.cache.pagecache import PageCache
+from radosmount.cache.sequencer import Sequencer, Ticket
+from radosmount.config import MIB
+from radosmount.errors import (
+    EntryExists,
+    NoSuchEntry,
+    ObjectExists,
+    ObjectNotFound,
+    VersionConflict,
+)
+from radosmount.store.interface import (
+    AtVersion,
+    Change,
+    Create,
+    Existence,
+    ObjectKey,
+    ObjectStat,
+    Remove,
+    SetOmap,
+    SetXattr,
+    Step,
+    Store,
+    Write,
+    WriteFull,
+)
+from radosmount.vfs.nodes import FileNode, NodeTable
+from radosmount.vfs.removal import ATTEMPT_COUNT_MAX, Removal
+
+PIECE_BYTES: Final = 32 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """All of an object but its content, at one version."""
+
+    stat: ObjectStat
+    steps: tuple[Step, ...]  # that give another object its xattrs and omap
+
+
+class Renaming:
+    def __init__(
+        self,
+        store: Store,
+        nodes: NodeTable,
+        cache: PageCache,
+        sequencer: Sequencer,
+        removal: Removal,
+    ) -> None:
+        self._store = store
+        self._nodes = nodes
+        self._cache = cache
+        self._sequencer = sequencer
+        self._removal = removal
+
+    def submit(
+        self, old: ObjectKey, new: ObjectKey, may_replace: bool, progress: Callable[[], None]
+    ) -> Ticket[None]:
+        """`progress` is called at every acknowledgement.
+
+        Its result raises: NoSuchEntry; EntryExists where the target must not be replaced;
+        VersionConflict where others change both objects all the time; StoreError.
+        """
+
+        async def rename() -> None:
+            await self._rename(old, new, may_replace, progress)
+
+        async def in_both_turns() -> None:
+            async def in_old_turn() -> None:
+                await self._sequencer.submit(new, rename).result()
+
+            await self._sequencer.submit(old, in_old_turn).result()
+
+        # No object has an empty name: this is the queue in which a pool's renames wait.
+        queue = old._replace(name=b"", locator=b"")
+        return self._sequencer.submit(queue, in_both_turns)
+
+    async def _rename(
+        self, old: ObjectKey, new: ObjectKey, may_replace: bool, progress: Callable[[], None]
+    ) -> None:
+        node = self._nodes.find_file(old)
+        target = self._nodes.find_file(new)
+        if not may_replace and target is not None and target.file.is_new:
+            raise EntryExists(f"{new.name!r}")
+        if node is not None:
+            await self._cache.flush_in_turn(node.file)
+        progress()
+        orphan = None
+        if target is not None:
+            orphan, _ = await self._removal.copy_if_open(target, progress)
+        stat = await self._move(old, new, may_replace, progress)
+        if target is not None:
+            self._removal.finish(target, orphan)
+        if node is not None:
+            self._take_name(node, new, stat)
+
+    def _take_name(self, node: FileNode, key: ObjectKey, stat: ObjectStat) -> None:
+        """What the handles have written meanwhile stays dirty, upon the moved object."""
+        late = self._nodes.find_file(key)
+        if late is not None:  # looked up while the object was there already
+            self._nodes.unlink(late)
+        self._nodes.rename(node, key)
+        node.file.base = stat
+        node.file.epoch += 1
+
+    async def _move(
+        self, old: ObjectKey, new: ObjectKey, may_replace: bool, progress: Callable[[], None]
+    ) -> ObjectStat:
+        """Copy and remove the source; begin again where someone changes either meanwhile."""
+        for _ in range(ATTEMPT_COUNT_MAX):
+            try:
+                source = await self._inspect(old)
+                version = await self._copy(old, new, source, may_replace, progress)
+                may_replace = True  # what stands there from here on is our own copy
+                await self._store.apply(old, Change((Remove(),), AtVersion(source.stat.version)))
+            except VersionConflict:
+                continue
+            return ObjectStat(source.stat.size, source.stat.mtime_s, version)
+        raise VersionConflict(f"{old.name!r} is being changed again and again")
+
+    async def _inspect(self, key: ObjectKey) -> _Source:
+        try:
+            stat = await self._store.stat(key)
+            xattrs = await self._store.get_xattrs(key)
+            omap = await self._store.get_omap(key)
+        except ObjectNotFound as failure:
+            raise NoSuchEntry(f"{key.name!r}") from failure
+        if xattrs.version != stat.version:
+            raise VersionConflict(f"{key.name!r}")
+        steps: list[Step] = [SetXattr(name, value) for name, value in xattrs.values.items()]
+        return _Source(stat, (*steps, *([SetOmap(omap)] if omap else [])))
+
+    async def _copy(
+        self,
+        old: ObjectKey,
+        new: ObjectKey,
+        source: _Source,
+        may_replace: bool,
+        progress: Callable[[], None],
+    ) -> int:
+        """Make `new` what `old` is; return its version."""
+        size, limit = source.stat.size, self._store.limits.operation_bytes_max
+        first = await self._read(old, source, 0, size if size <= limit else PIECE_BYTES)
+        progress()
+        version = await self._replace(new, (WriteFull(first), *source.steps), source, may_replace)
+        progress()
+        for offset in range(len(first), size, PIECE_BYTES):
+            data = await self._read(old, source, offset, PIECE_BYTES)
+            change = Change((Write(offset, data),), AtVersion(version), source.stat.mtime_s)
+            version = await self._store.apply(new, change)
+            progress()
+        return version
+
+    async def _read(self, key: ObjectKey, source: _Source, offset: int, length: int) -> bytes:
+        if length == 0:
+            return b""
+        result = await self._store.read(key, offset, length)
+        if result.version != source.stat.version:
+            raise VersionConflict(f"{key.name!r}")
+        return result.data
+
+    async def _replace(
+        self, key: ObjectKey, steps: tuple[Step, ...], source: _Source, may_replace: bool
+    ) -> int:
+        """One operation, whether the target exists or not."""
+        mtime_s = source.stat.mtime_s
+        if may_replace:
+            try:
+                return await self._store.apply(key, Change((Remove(), *steps), mtime_s=mtime_s))
+            except ObjectNotFound:
+                pass  # nothing to replace
+        try:
+            change = Change((Create(), *steps), Existence.ABSENT, mtime_s)
+            return await self._store.apply(key, change)
+        except ObjectExists as refusal:
+            if may_replace:
+                raise VersionConflict(f"{key.name!r}") from refusal
+            raise EntryExists(f"{key.name!r}") from refusal
