@@ -85,6 +85,8 @@ def run(config: Config, announce_ready: OnReady, parts: Parts) -> int:
         if isinstance(cause, RadosmountError) and not mount.is_ready:
             raise MountError(str(cause)) from failure
         log.critical("ending after an unexpected failure", exc_info=failure)
+        if not mount.is_ready:
+            raise MountError(f"unexpected failure: {cause!r} (the log has more)") from failure
         return EXIT_FAILED
 
 

@@ -184,6 +184,15 @@ def test_failure_before_ready_is_one_line() -> None:
     assert world.events == ["close"]
 
 
+def test_a_bug_before_ready_is_told_too(caplog: pytest.LogCaptureFixture) -> None:
+    """The parent of a daemon hears of it; the log has the traceback."""
+    world = World()
+    world.start_failure = ValueError("oops")
+    with pytest.raises(MountError, match=r"unexpected failure: ValueError\('oops'\)"):
+        run(CONFIG, lambda: None, world.parts())
+    assert "Traceback" in caplog.text
+
+
 def test_signal_while_connecting_gives_up() -> None:
     async def connect(config: Config) -> Store:
         os.kill(os.getpid(), signal.SIGINT)
