@@ -2,7 +2,7 @@
 
     CONNECTING --> SERVING --> FLUSHING --> (unmounted, flushed again, store closed)
 
-- The first SIGTERM or SIGINT gives up while CONNECTING; while SERVING it flushes, unmounts and
+- The first SIGTERM, SIGINT or SIGHUP (as of libfuse) gives up while CONNECTING; while SERVING it flushes, unmounts and
   ends. The next one no longer waits for what RADOS does not take.
 - An unmount from outside (umount, fusermount3 -u) ends SERVING, and all is flushed after it.
   systemd sends SIGTERM to the processes of a .mount unit right after umount, so this first
@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
 NAMES_SHOWN_MAX: Final = 20
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Filesystem(Protocol):
@@ -138,7 +139,7 @@ class Mount:
         return exit_code
 
     async def _watch_signals(self, task_status: "trio.TaskStatus[None]") -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
             task_status.started()
             async for number in signals:
                 log.info("got %s", signal.Signals(number).name)

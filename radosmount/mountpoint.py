@@ -16,8 +16,11 @@ FUSE_DEVICE = "/dev/fuse"
 
 def prepare_mountpoint(mountpoint: str) -> None:
     """Raises: MountError."""
-    if mountpoint.startswith("/dev/fd/"):  # mount.fuse3 -o drop_privileges has mounted already
-        return
+    if mountpoint.startswith("/dev/fd/"):
+        raise MountError(
+            "drop_privileges is not possible: mount.fuse3 would mount without nosuid, nodev and "
+            "default_permissions"
+        )
     check_fuse_device()
     if not stat.S_ISDIR(mode_of(mountpoint)):
         raise MountError(f"{mountpoint} is not a directory: give a directory to mount on")

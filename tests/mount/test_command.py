@@ -83,7 +83,8 @@ def test_cluster_down(cluster: Lab, mountpoint: Path) -> None:
 def test_mounts_by_the_environment(cluster: Lab, mountpoint: Path) -> None:
     """CEPH_CONF and CEPH_ARGS are read as by any Ceph program."""
     keyring = cluster.add_user("command-web", mon="allow r", osd=f"allow rw pool={POOL}")
-    environment = {"CEPH_CONF": str(cluster.conf_path), "CEPH_ARGS": f"--id command-web -k {keyring}"}
+    arguments = f"--id command-web -k {keyring}"
+    environment = {"CEPH_CONF": str(cluster.conf_path), "CEPH_ARGS": arguments}
     result = radosmount(f":{POOL}", mountpoint, **environment)
     assert (result.returncode, result.stderr) == (0, "")
     (mountpoint / "by-web").write_bytes(b"hello")
@@ -135,3 +136,25 @@ def test_the_service_manager_hears_it(cluster: Lab, mountpoint: Path, tmp_path: 
         process.terminate()
         assert listener.recv(4096).startswith(b"STOPPING=1\n")
         assert process.wait(60) == 0
+
+
+SCRIPT = Path(sys.prefix) / "bin" / "radosmount"
+
+
+@pytest.mark.skipif(not SCRIPT.exists(), reason="needs the radosmount script")
+def test_mounts_from_fstab(cluster: Lab, mountpoint: Path, tmp_path: Path) -> None:
+    """A line of fstab is enough for mount(8), and umount(8) ends it."""
+    options = f"noauto,user,_netdev,nofail,x-systemd.automount,conf={cluster.conf_path}"
+    program = tmp_path / "helper"  # mount(8) cuts a type at its last dot, as in .venv
+    program.symlink_to(SCRIPT)
+    fstab = tmp_path / "fstab"
+    fstab.write_text(f"ceph:{POOL} {mountpoint} fuse.{program} {options} 0 0\n")
+    subprocess.run(["mount", "-T", fstab, mountpoint], check=True, timeout=60, env={})
+    info = find_mount(str(mountpoint))
+    assert info is not None
+    assert (info.fstype, info.source) == ("fuse.radosmount", f"ceph:{POOL}")
+    (mountpoint / "from-fstab").write_bytes(b"x" * 5000)
+    daemon_fd = os.pidfd_open(int(os.getxattr(mountpoint, "ceph.radosmount.pid")))
+    subprocess.run(["umount", mountpoint], check=True, timeout=60)
+    wait_for_end(daemon_fd)
+    assert cluster.rados("-p", POOL, "get", "from-fstab", "-") == b"x" * 5000

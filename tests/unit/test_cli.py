@@ -85,6 +85,7 @@ def run(*words: str, directory: Path) -> "subprocess.CompletedProcess[str]":
         (["ceph:", "/", "-o", "foo=bar"], 1, "unknown option 'foo'"),
         (["ceph:", "missing"], 32, "missing does not exist: make it with mkdir"),
         (["ceph:", "file"], 32, "file is not a directory"),
+        (["ceph:", "/dev/fd/3"], 32, "drop_privileges is not possible"),
         (["ceph:", "/proc"], 32, "/proc is busy: proc (proc) is mounted there"),
         (["umount"], 1, "give one mount point"),
         (["umount", "-x", "/"], 1, "unknown option -x"),

@@ -102,9 +102,9 @@ def send(number: int) -> Callable[[], None]:
     return lambda: os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 async def test_signal_flushes_then_unmounts(number: int) -> None:
-    """SIGTERM and SIGINT flush and unmount."""
+    """SIGTERM and SIGINT flush and unmount; so does a terminal that closes."""
     world = World()
     assert await live(world, send(number)) == 0
     assert world.events == ["mount", "ready", "flush", "stop", "unmount", "flush", "close"]
