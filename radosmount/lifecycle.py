@@ -2,8 +2,8 @@
 
     CONNECTING --> SERVING --> FLUSHING --> (unmounted, flushed again, store closed)
 
-- The first SIGTERM, SIGINT or SIGHUP (as of libfuse) gives up while CONNECTING; while SERVING it flushes, unmounts and
-  ends. The next one no longer waits for what RADOS does not take.
+- The first SIGTERM, SIGINT or SIGHUP gives up while CONNECTING; while SERVING it flushes,
+  unmounts and ends. The next one no longer waits for what RADOS does not take.
 - An unmount from outside (umount, fusermount3 -u) ends SERVING, and all is flushed after it.
   systemd sends SIGTERM to the processes of a .mount unit right after umount, so this first
   signal does not shorten the flush.
@@ -139,7 +139,10 @@ class Mount:
         return exit_code
 
     async def _watch_signals(self, task_status: "trio.TaskStatus[None]") -> None:
-        with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
+        numbers = set(STOP_SIGNALS)
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup(1)
+            numbers.remove(signal.SIGHUP)
+        with trio.open_signal_receiver(*numbers) as signals:
             task_status.started()
             async for number in signals:
                 log.info("got %s", signal.Signals(number).name)
