@@ -117,6 +117,7 @@ async def test_unmount_from_outside_flushes_after() -> None:
     assert world.events == ["mount", "ready", "unmount", "flush", "close"]
 
 
+@pytest.mark.expects_log("cannot write back yet")
 async def test_transient_failures_are_tried_again() -> None:
     world = World()
     world.refusals = [TimedOut("no answer") for _ in range(5)]
@@ -125,6 +126,8 @@ async def test_transient_failures_are_tried_again() -> None:
     assert world.events[-2:] == ["flush", "close"]
 
 
+@pytest.mark.expects_log("cannot write back yet")
+@pytest.mark.expects_log("not written to RADOS")
 async def test_permanent_failures_end_and_are_named(caplog: pytest.LogCaptureFixture) -> None:
     world = World()
     world.refusals = [PermissionDenied("caps") for _ in range(100)]
@@ -133,6 +136,7 @@ async def test_permanent_failures_end_and_are_named(caplog: pytest.LogCaptureFix
     assert world.events[-1] == "close"
 
 
+@pytest.mark.expects_log("cannot write back yet")
 async def test_signal_after_umount_does_not_cut_the_flush() -> None:
     """systemd sends SIGTERM right after the umount of a .mount unit."""
     world = World()
@@ -146,6 +150,8 @@ async def test_signal_after_umount_does_not_cut_the_flush() -> None:
     assert world.events[-2:] == ["flush", "close"]
 
 
+@pytest.mark.expects_log("cannot write back yet")
+@pytest.mark.expects_log("not written to RADOS")
 async def test_second_signal_gives_up(caplog: pytest.LogCaptureFixture) -> None:
     world = World()
     world.refusals = [TimedOut("no answer") for _ in range(100_000)]
@@ -167,6 +173,7 @@ async def test_second_signal_gives_up(caplog: pytest.LogCaptureFixture) -> None:
     assert "unmount" in world.events
 
 
+@pytest.mark.expects_log("serving ended unexpectedly")
 async def test_a_bug_in_serving_still_flushes(caplog: pytest.LogCaptureFixture) -> None:
     world = World()
     world.serve_failure = ValueError("oops")
@@ -184,6 +191,7 @@ def test_failure_before_ready_is_one_line() -> None:
     assert world.events == ["close"]
 
 
+@pytest.mark.expects_log("unexpected failure")
 def test_a_bug_before_ready_is_told_too(caplog: pytest.LogCaptureFixture) -> None:
     """The parent of a daemon hears of it; the log has the traceback."""
     world = World()

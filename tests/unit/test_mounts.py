@@ -52,6 +52,7 @@ def test_invalidation_goes_on_after_failures() -> None:
     assert seen == [1, 2, 3]
 
 
+@pytest.mark.expects_log("may look stale")
 def test_invalidation_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
     thread = InvalidationThread(lambda inode: None, 2)
     for inode in (1, 2, 3):

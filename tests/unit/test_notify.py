@@ -39,6 +39,7 @@ def test_without_systemd_nothing_happens() -> None:
     ServiceManager.of({}).ready("x")
 
 
+@pytest.mark.expects_log("cannot tell the service manager")
 def test_a_dead_manager_is_only_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     ServiceManager.of({"NOTIFY_SOCKET": str(tmp_path / "none")}).ready("x")
     assert "cannot tell the service manager" in caplog.text
