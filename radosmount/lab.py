@@ -47,8 +47,8 @@ SOCKET_PATH_MAX: Final = 107  # sun_path of unix(7), without its final zero
 # monitor, and above the range (6800-7568) in which the other daemons pick theirs.
 MONITOR_PORTS: Final = range(10000, 30000)
 
+_CONF_HEAD = "# A private Ceph of radosmount.lab; nothing of it is outside this folder.\n"
 _CONF = """\
-# A private Ceph of radosmount.lab; nothing of it is outside this folder.
 [global]
 fsid = {fsid}
 mon_host = [v2:127.0.0.1:{port}]
@@ -199,8 +199,7 @@ class Lab:
                 _send_signal(pid, SIGKILL)
             if not self._wait_for_end(pids, KILL_TIMEOUT_S):
                 raise MountError(f"these daemons do not end, even by SIGKILL: {self.pids()}")
-        if self.conf_path.exists():
-            shutil.rmtree(self.directory)
+        self._remove_directory()
 
     def status(self) -> str:
         """Return the daemons with their pids, and what `ceph status` says if it answers."""
@@ -288,11 +287,16 @@ class Lab:
             raise MountError(f"{self.directory} is too long a path for Ceph's sockets")
         if self.pids():
             raise MountError(f"a lab runs already in {self.directory}; `lab down` ends it")
-        if self.conf_path.is_file() and "radosmount.lab" in self.conf_path.read_text():
-            shutil.rmtree(self.directory)
+        self._remove_directory()
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if any(self.directory.iterdir()):
             raise MountError(f"{self.directory} is not empty and holds no lab")
+
+    def _remove_directory(self) -> None:
+        """Remove the folder if the head of its ceph.conf says that it is a lab's."""
+        with contextlib.suppress(FileNotFoundError):
+            if self.conf_path.read_text().startswith(_CONF_HEAD):
+                shutil.rmtree(self.directory)
 
     def _make_cluster(self) -> None:
         osd_uuids = {f"osd.{index}": str(uuid.uuid4()) for index in range(self.osd_count)}
@@ -323,7 +327,7 @@ class Lab:
             self._make_osd_store(name, osd_uuid)
 
     def _settings(self, fsid: str, port: int, osd_uuids: dict[str, str]) -> str:
-        settings = _CONF.format(
+        settings = _CONF_HEAD + _CONF.format(
             fsid=fsid,
             port=port,
             directory=self.directory,
