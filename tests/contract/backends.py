@@ -2,13 +2,12 @@
 
 import contextlib
 import itertools
-import subprocess
 import uuid
 from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from radosmount.config import StoreConfig
+from radosmount.lab import Lab
 from radosmount.store.interface import ObjectKey, Store
 from radosmount.store.memory import MemoryStore
 from radosmount.store.rados.store import RadosStore, open_rados_store
@@ -66,9 +65,8 @@ class MemoryBackend:
 
 
 class RadosBackend:
-    def __init__(self, conf_path: Path, directory: Path, store: RadosStore, pool_id: int) -> None:
-        self._conf_path = conf_path
-        self._directory = directory
+    def __init__(self, lab: Lab, store: RadosStore, pool_id: int) -> None:
+        self._lab = lab
         self._others: list[RadosStore] = []
         self.store: Store = store
         self.pool_id = pool_id
@@ -76,13 +74,13 @@ class RadosBackend:
 
     async def add_pool(self) -> int:
         name = f"contract-{next(_numbers)}"
-        make_pool(self._conf_path, name)
+        self._lab.create_pool(name)
         await self.store.refresh_pools()
         return pool_id_of(self.store, name)
 
     async def remove_pool(self, pool_id: int) -> None:
         [name] = [pool.name.decode() for pool in self.store.pools() if pool.pool_id == pool_id]
-        ceph(self._conf_path, "osd", "pool", "rm", name, name, "--yes-i-really-really-mean-it")
+        self._lab.delete_pool(name)
 
     async def without_read_cap(self) -> Store:
         return await self._with_caps("allow w")
@@ -98,32 +96,22 @@ class RadosBackend:
             await store.aclose()
 
     async def _with_caps(self, osd_caps: str) -> Store:
-        name = f"client.contract-{next(_numbers)}"
-        keyring = self._directory / f"{name}.keyring"
-        caps = ("mon", "allow r", "osd", osd_caps)
-        ceph(self._conf_path, "auth", "get-or-create", name, *caps, "-o", str(keyring))
-        config = StoreConfig(
-            client_name=name, conf_path=str(self._conf_path), keyring_path=str(keyring)
-        )
+        name = f"contract-{next(_numbers)}"
+        keyring = self._lab.add_user(name, mon="allow r", osd=osd_caps)
+        config = store_config(self._lab, client_name=f"client.{name}", keyring_path=str(keyring))
         self._others.append(await open_rados_store(config))
         return self._others[-1]
 
 
-async def open_rados_backend(conf_path: Path, directory: Path, pool: str) -> RadosBackend:
-    store = await open_rados_store(StoreConfig(conf_path=str(conf_path), timeout_s=20))
-    return RadosBackend(conf_path, directory, store, pool_id_of(store, pool))
+async def open_rados_backend(lab: Lab, pool: str) -> RadosBackend:
+    store = await open_rados_store(store_config(lab))
+    return RadosBackend(lab, store, pool_id_of(store, pool))
+
+
+def store_config(lab: Lab, **settings: Any) -> StoreConfig:
+    return StoreConfig(conf_path=str(lab.conf_path), **settings)
 
 
 def pool_id_of(store: Store, name: str) -> int:
     [pool_id] = [pool.pool_id for pool in store.pools() if pool.name == name.encode()]
     return pool_id
-
-
-def make_pool(conf_path: Path, name: str) -> None:
-    ceph(conf_path, "osd", "pool", "create", name, "4", "4")
-    ceph(conf_path, "osd", "pool", "application", "enable", name, "rados")
-
-
-def ceph(conf_path: Path, *arguments: str) -> str:
-    command = ["ceph", "-c", str(conf_path), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout

@@ -1,38 +1,29 @@
 """`backend`: each test of this directory runs on the memory store and on a real cluster."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
+from radosmount.lab import Lab
 from radosmount.store.interface import Store
-from tests.contract.backends import Backend, MemoryBackend, make_pool, open_rados_backend
-
-POOL = "contract"
-
-
-@pytest.fixture(scope="session")
-def cluster_conf_path(lab) -> Path:  # type: ignore[no-untyped-def]
-    """The lab's ceph.conf, once it has the pool that all these tests share."""
-    path = Path(lab.conf_path)
-    make_pool(path, POOL)
-    return path
+from tests.contract.backends import Backend, MemoryBackend, open_rados_backend
+from tests.support.cluster import SHARED_POOL
 
 
 @pytest.fixture(params=["memory", "rados"])
-def conf_path(request: pytest.FixtureRequest) -> Path | None:
+def backend_lab(request: pytest.FixtureRequest) -> Lab | None:
     """None for the memory store, which starts no cluster."""
     if request.param == "memory":
         return None
-    path: Path = request.getfixturevalue("cluster_conf_path")
-    return path
+    lab: Lab = request.getfixturevalue("lab")
+    return lab
 
 
 @pytest.fixture
-async def backend(conf_path: Path | None, tmp_path: Path) -> AsyncIterator[Backend]:
+async def backend(backend_lab: Lab | None) -> AsyncIterator[Backend]:
     opened: Backend = MemoryBackend()
-    if conf_path is not None:
-        opened = await open_rados_backend(conf_path, tmp_path, POOL)
+    if backend_lab is not None:
+        opened = await open_rados_backend(backend_lab, SHARED_POOL)
     yield opened
     await opened.aclose()
 

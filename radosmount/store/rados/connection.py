@@ -6,6 +6,7 @@ Connect after any fork: librados's threads do not survive one (facts/librados.md
 import errno
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import rados
 
@@ -44,7 +45,7 @@ def connect(config: StoreConfig) -> rados.Rados:
     names.install()
     _check_readable(config.conf_path, "the Ceph configuration", "name it with -c")
     _check_readable(config.keyring_path, "the keyring", "name it with -k")
-    handle = rados.Rados(name=config.client_name, clustername=config.cluster)
+    handle = _new_handle(config)
     try:
         _configure(handle, config)
         _connect(handle, config)
@@ -52,6 +53,14 @@ def connect(config: StoreConfig) -> rados.Rados:
         handle.shutdown()
         raise
     return handle
+
+
+def _new_handle(config: StoreConfig) -> rados.Rados:
+    try:
+        return rados.Rados(name=config.client_name, clustername=config.cluster)
+    except rados.Error:
+        text = f"{config.client_name!r} is no Ceph user: give TYPE.ID, as client.admin"
+        raise MountError(text) from None
 
 
 def _configure(handle: rados.Rados, config: StoreConfig) -> None:
@@ -87,15 +96,18 @@ def _connect(handle: rados.Rados, config: StoreConfig) -> None:
 
 def _connect_failure_text(failure: rados.Error, handle: rados.Rados, config: StoreConfig) -> str:
     who = config.client_name
-    keyring = handle.conf_get("keyring") or "no keyring set"
+    keyring = handle.conf_get("keyring") or "no keyring is set"
     match failure.errno:
-        case errno.ENOENT:
-            return f"no key for {who} found in {keyring}; name the keyring with -k"
+        case errno.ENOENT | errno.EACCES | errno.EPERM if not _has_key(keyring, who):
+            return f"no key for {who} found ({keyring}); name the keyring with -k"
         case errno.EACCES | errno.EPERM:
             return (
-                f"the cluster refuses {who}: its key is wrong ({keyring}) or the user does not "
-                "exist or has no mon cap; compare with `ceph auth get " + who + "`"
+                f"the cluster refuses {who}: the key in {keyring} is not the cluster's, or the "
+                f"user has no mon cap; compare with `ceph auth get {who}`"
             )
+        case errno.EINVAL:
+            hosts = handle.conf_get("mon_host") or "not set"
+            return f"the monitors' addresses are of no use (mon_host is {hosts}); correct them"
         case errno.EIO:
             return f"the keyring of {who} is damaged ({keyring}); write it anew"
         case errno.ETIMEDOUT:
@@ -105,6 +117,18 @@ def _connect_failure_text(failure: rados.Error, handle: rados.Rados, config: Sto
                 "or raise connect_timeout"
             )
     return f"cannot connect to the cluster as {who}: {_reason(failure)}"
+
+
+def _has_key(keyring: str, who: str) -> bool:
+    """Whether one of the files that the option `keyring` lists names the user."""
+    for path in keyring.split(","):
+        try:
+            text = Path(path.strip()).read_text(errors="replace")
+        except OSError:
+            continue  # librados takes the first that it can read, too
+        if f"[{who}]" in text:
+            return True
+    return False
 
 
 def _no_conf_text(config: StoreConfig) -> str:
