@@ -19,6 +19,7 @@ import argparse
 import contextlib
 import os
 import random
+import shlex
 import shutil
 import socket
 import subprocess
@@ -443,8 +444,8 @@ def _run_program(
 
 def _pool_commands(name: str, application: str) -> list[str]:
     return [
-        f"osd pool create {name} {POOL_PG_COUNT}",
-        f"osd pool application enable {name} {application}",
+        f"osd pool create {shlex.quote(name)} {POOL_PG_COUNT}",
+        f"osd pool application enable {shlex.quote(name)} {application}",
     ]
 
 
@@ -518,7 +519,7 @@ def _up(arguments: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 done, 1 failed (one line on stderr) or, for `status`, not running."""
+    """Exit codes: 0 done; 1 failed, or for `status` not running; 130 ended by Ctrl-C."""
     arguments = _parse_arguments(sys.argv[1:] if argv is None else argv)
     try:
         if arguments.action == "up":
@@ -532,6 +533,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MountError as failure:
         _say(str(failure))
         return 1
+    except KeyboardInterrupt:  # start() has removed what was half-made
+        return 130
 
 
 if __name__ == "__main__":
