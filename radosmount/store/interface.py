@@ -230,7 +230,11 @@ class Store(Protocol):
         """
 
     def pools(self) -> tuple[Pool, ...]:
-        """The pools of the newest osdmap that this client has seen; never waits."""
+        """The pools of the newest osdmap that this client has seen; never waits.
+
+        Of a pool that was removed and made again under its name, the new id shows only after
+        `refresh_pools`: so after PoolGone, refresh. Raises: Disconnected after `aclose`.
+        """
 
     async def refresh_pools(self) -> None:
         """Fetch the newest osdmap. May wait for a monitor: callers bound their wait."""
@@ -242,7 +246,10 @@ class Store(Protocol):
         """Raises: PermissionDenied where the caps do not allow writing. Changes nothing."""
 
     async def usage(self) -> Usage:
-        """What statfs needs, from the monitor. Raises TimedOut where none answers."""
+        """What statfs needs, from the monitor. Raises TimedOut where none answers.
+
+        All zeros while the monitor has heard nothing from the manager yet (after a restart).
+        """
 
     async def aclose(self) -> None:
         """End in order: waits for calls that are under way, at most their time-outs.

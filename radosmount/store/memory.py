@@ -211,6 +211,8 @@ class MemoryStore:
                 yield [ListedObject(key.namespace, key.name, key.locator) for key in batch]
 
     def pools(self) -> tuple[Pool, ...]:
+        if self._is_closed:
+            raise errors.Disconnected("the connection is closed")
         return tuple(state.pool for state in self._pools.values())
 
     async def refresh_pools(self) -> None:

@@ -222,3 +222,5 @@ async def test_calls_after_the_end(backend: Backend, store: Store, key: ObjectKe
         await put(store, key)
     with pytest.raises(errors.Disconnected):
         await listed(store, backend.pool_id, backend.namespace)
+    with pytest.raises(errors.Disconnected):
+        store.pools()

@@ -19,14 +19,6 @@ _IOCTX_COUNT_MAX = 64
 _Place = tuple[int, bytes, bytes]
 
 
-def pool_exists(handle: rados.Rados, pool_id: int) -> bool:
-    """Whether the osdmap that this client has seen holds the pool.
-
-    By names, since librados asks a monitor about an id that it does not know, without limit.
-    """
-    return any(handle.pool_lookup(name) == pool_id for name in handle.list_pools())
-
-
 class Ioctxs:
     """Opens and keeps them; the least recently used one beyond the limit is closed."""
 
@@ -34,6 +26,24 @@ class Ioctxs:
         self.handle = handle
         self._ioctx_by_place: collections.OrderedDict[_Place, rados.Ioctx]
         self._ioctx_by_place = collections.OrderedDict()
+        self._last_name_by_pool_id: dict[int, str] = {}
+
+    def pool_exists(self, pool_id: int) -> bool:
+        """Whether the osdmap that this client has seen holds the pool.
+
+        By names, since librados asks a monitor about an id or a name that it does not know,
+        without limit. The last known name first: it is asked at each object not found.
+        """
+        pool_names = self.handle.list_pools()
+        last_name = self._last_name_by_pool_id.get(pool_id)
+        if last_name in pool_names:
+            pool_names.insert(0, last_name)
+        for name in pool_names:
+            if self.handle.pool_lookup(name) == pool_id:
+                self._last_name_by_pool_id[pool_id] = name
+                return True
+        self._last_name_by_pool_id.pop(pool_id, None)
+        return False
 
     def get(self, key: ObjectKey) -> rados.Ioctx:
         """The ioctx that reaches `key`. Raises: PoolGone."""
@@ -55,7 +65,7 @@ class Ioctxs:
             self._ioctx_by_place.popitem(last=False)[1].close()
 
     def _open(self, key: ObjectKey) -> rados.Ioctx:
-        if not pool_exists(self.handle, key.pool_id):
+        if not self.pool_exists(key.pool_id):
             raise errors.PoolGone(f"pool {key.pool_id} does not exist (any more)")
         try:
             ioctx = self.handle.open_ioctx2(key.pool_id)

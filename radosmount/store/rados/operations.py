@@ -35,7 +35,7 @@ from radosmount.store.interface import (
     Xattrs,
 )
 from radosmount.store.rados import translation
-from radosmount.store.rados.ioctxs import Ioctxs, pool_exists
+from radosmount.store.rados.ioctxs import Ioctxs
 from radosmount.store.rados.names import from_text, to_text
 
 T = TypeVar("T")
@@ -206,6 +206,6 @@ def _translated(ioctxs: Ioctxs, key: ObjectKey, call: Callable[[rados.Ioctx, str
     try:
         return call(ioctxs.get(key), to_text(key.name))
     except rados.Error as failure:
-        if failure.errno == errno.ENOENT and not pool_exists(ioctxs.handle, key.pool_id):
+        if failure.errno == errno.ENOENT and not ioctxs.pool_exists(key.pool_id):
             raise errors.PoolGone(f"pool {key.pool_id} does not exist (any more)") from None
         raise translation.from_binding(failure, f"{key.name!r} in pool {key.pool_id}") from None

@@ -50,8 +50,11 @@ _LIST_POOL_THREAD_COUNT_MAX: Final = 2
 # One thread for the osdmap, which can wait for a monitor without limit, one for commands.
 _MONITOR_THREAD_COUNT: Final = 2
 
-# Beyond the time-outs of librados itself, which its ticks find late (objecter tick: 5 s).
+# At the end: what a call may take beyond its time-out (a listing's first one connects, too).
 _CLOSE_MARGIN_S: Final = 10.0
+
+# Nothing is lost by these calls, and one of them waits for a dead monitor without limit.
+_MONITOR_CLOSE_TIMEOUT_S: Final = 1.0
 
 _PROBE_NAME: Final = b"probe"  # only pool and namespace of the key count
 
@@ -106,6 +109,7 @@ class RadosStore:
             "rados-mon", _NoState, _MONITOR_THREAD_COUNT, 1
         )
         self._warned_pool_ids: set[int] = set()
+        self._is_closed = False
 
     @property
     def limits(self) -> Limits:
@@ -135,6 +139,9 @@ class RadosStore:
     async def list_objects(
         self, pool_id: int, namespace: bytes
     ) -> AsyncGenerator[list[ListedObject], None]:
+        if all(pool.pool_id != pool_id for pool in self.pools()):
+            # The other handle would ask a monitor, and wait for it without limit.
+            raise errors.PoolGone(f"pool {pool_id} does not exist (any more)")
         cursor = self._listing_handle.cursor(pool_id, namespace)
         try:
             while (batch := await self._next_batch(pool_id, cursor)) is not None:
@@ -145,6 +152,8 @@ class RadosStore:
             cursor.close()
 
     def pools(self) -> tuple[Pool, ...]:
+        if self._is_closed:  # librados crashes when asked while it shuts down
+            raise errors.Disconnected("the connection is closed")
         return self._osdmap.pools()
 
     async def refresh_pools(self) -> None:
@@ -168,18 +177,20 @@ class RadosStore:
         )
 
     async def aclose(self) -> None:
+        self._is_closed = True
         timeout_s = self._config.timeout_s + _CLOSE_MARGIN_S
         ended: list[bool] = []
 
-        async def end(executor: Executor[Any]) -> None:
+        async def end(executor: Executor[Any], timeout_s: float) -> None:
             ended.append(await executor.aclose(timeout_s))
 
         async with trio.open_nursery() as nursery:
-            for executor in (self._calls, self._listings, self._monitor_calls):
-                nursery.start_soon(end, executor)
+            nursery.start_soon(end, self._calls, timeout_s)
+            nursery.start_soon(end, self._listings, timeout_s)
+            nursery.start_soon(end, self._monitor_calls, _MONITOR_CLOSE_TIMEOUT_S)
         if not all(ended):
             # Shutting down under a running call crashes the process.
-            raise errors.TimedOut(f"calls to the cluster still run after {timeout_s:g} s")
+            raise errors.TimedOut("calls to the cluster still run and cannot be ended")
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(self._shut_down)
 
