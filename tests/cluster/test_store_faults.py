@@ -159,6 +159,25 @@ async def test_frozen_monitor(own_lab: Lab, store: RadosStore, key: ObjectKey) -
     await store.usage()
 
 
+async def test_end_with_a_frozen_monitor(own_lab: Lab) -> None:
+    """It says at once that a call is stuck, instead of waiting or crashing."""
+    store = await open_rados_store(config(own_lab))
+    with frozen(own_lab, "mon.a"):
+        with trio.move_on_after(0.1):
+            await store.refresh_pools()
+        with times_out():
+            await store.aclose()
+    with trio.fail_after(30):
+        await closes(store)
+
+
+async def closes(store: RadosStore) -> None:
+    while True:
+        with contextlib.suppress(errors.TimedOut):
+            await store.aclose()
+            return
+
+
 async def test_deleted_pool(own_lab: Lab, store: RadosStore) -> None:
     """PoolGone without a refresh too; a pool made again under the name is another one."""
     own_lab.create_pool("doomed")

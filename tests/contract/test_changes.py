@@ -205,8 +205,8 @@ async def test_omap(store: Store, key: ObjectKey) -> None:
     with pytest.raises(errors.ObjectNotFound):
         await store.get_omap(key)
     entries = {b"k%05d" % number: b"v" * (number % 3) for number in range(2500)}
-    await apply(store, key, SetOmap(entries), SetOmap({b"\xff\n": b"\0"}))
-    assert await store.get_omap(key) == {**entries, b"\xff\n": b"\0"}
+    await apply(store, key, SetOmap(entries), SetOmap({b"\xff\n": b"\0", b"": b"x"}))
+    assert await store.get_omap(key) == {**entries, b"\xff\n": b"\0", b"": b"x"}
 
 
 async def test_guard_absent(store: Store, key: ObjectKey) -> None:

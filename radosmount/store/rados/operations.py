@@ -88,7 +88,7 @@ def get_omap(ioctxs: Ioctxs, key: ObjectKey, bytes_max: int) -> Mapping[bytes, b
     """In pages, so not a snapshot of an omap that is being changed. Raises: TooLarge."""
 
     def call(ioctx: rados.Ioctx, name: str) -> Mapping[bytes, bytes]:
-        entries: dict[bytes, bytes] = {}
+        entries = _omap_without_key(ioctx, name)
         size_bytes, after = 0, ""
         while page := _omap_page(ioctx, name, after):
             after = page[-1][0]
@@ -100,6 +100,14 @@ def get_omap(ioctxs: Ioctxs, key: ObjectKey, bytes_max: int) -> Mapping[bytes, b
         return entries
 
     return _translated(ioctxs, key, call)
+
+
+def _omap_without_key(ioctx: rados.Ioctx, name: str) -> dict[bytes, bytes]:
+    """The entry whose key is empty, if any: the pages begin after it."""
+    with rados.ReadOpCtx() as operation:
+        pairs, _ = ioctx.get_omap_vals_by_keys(operation, ("",))
+        ioctx.operate_read_op(operation, name)
+        return {from_text(text): value or b"" for text, value in pairs}
 
 
 def _omap_page(ioctx: rados.Ioctx, name: str, after: str) -> list[tuple[str, bytes | None]]:
