@@ -26,7 +26,7 @@ def make(
     invalidation = kernel_cache(config.fuse)
     filesystem = Filesystem(store, config.view, config.cache, nursery, invalidation.invalidate)
     session = Session(
-        lambda on_init: Operations(filesystem, config.fuse.timeout_s, on_init),
+        lambda on_init: Operations(filesystem, on_init),
         config.fuse,
         invalidation,
         on_ready,

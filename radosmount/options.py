@@ -196,6 +196,8 @@ OPTIONS: Final = (
     Option("strict_modes", "", "chmod and chown fail with EPERM, rather than do nothing",
            ("view.has_strict_modes",)),
     Option("allow_other", "", "other users may use the mount", ("fuse.allow_other",)),
+    Option("stock_fuse", "", "serve by libfuse and pyfuse3 as they are, without our request loop",
+           ("fuse.is_tuned",), constant=False),
     Option("log_file", "FILE", "append log lines to this file", ("process.log_path",), TEXT,
            default="syslog; stderr with -f"),
 )  # fmt: skip

@@ -27,7 +27,7 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
-from radosmount.fuse.replies import answers, answers_in_time, entry_attributes, statvfs_data
+from radosmount.fuse.replies import Answering, answers, entry_attributes, statvfs_data
 from radosmount.vfs.attributes import AttributeChange
 from radosmount.vfs.filesystem import Filesystem, OpenFile
 
@@ -36,18 +36,15 @@ log = logging.getLogger(__name__)
 RENAME_NOREPLACE: Final = 1  # rename(2)
 
 
-class Operations(pyfuse3.Operations):
+class Operations(Answering):
     """`on_init`: called when the kernel's INIT is being answered."""
 
     supports_dot_lookup = False
     enable_writeback_cache = False
     enable_acl = False
 
-    def __init__(
-        self, filesystem: Filesystem, timeout_s: float, on_init: Callable[[], None]
-    ) -> None:
+    def __init__(self, filesystem: Filesystem, on_init: Callable[[], None]) -> None:
         super().__init__()
-        self.timeout_s = timeout_s
         self._filesystem = filesystem
         self._on_init = on_init
 
@@ -56,7 +53,7 @@ class Operations(pyfuse3.Operations):
 
     # Names
 
-    @answers_in_time
+    @answers
     async def lookup(
         self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
@@ -115,7 +112,7 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         raise FUSEError(errno.EPERM)  # link(2): does not support hard links
 
-    @answers_in_time
+    @answers
     async def mknod(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
@@ -125,11 +122,11 @@ class Operations(pyfuse3.Operations):
 
     # Attributes
 
-    @answers_in_time
+    @answers
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
         return entry_attributes(await self._filesystem.get_attributes(inode))
 
-    @answers_in_time
+    @answers
     async def setattr(
         self,
         inode: InodeT,
@@ -142,13 +139,13 @@ class Operations(pyfuse3.Operations):
         has_handle = fh is not None
         return entry_attributes(await self._filesystem.set_attributes(inode, change, has_handle))
 
-    @answers_in_time
+    @answers
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
         return statvfs_data(await self._filesystem.space())
 
     # Files
 
-    @answers_in_time
+    @answers
     async def create(
         self,
         parent_inode: InodeT,
@@ -160,11 +157,11 @@ class Operations(pyfuse3.Operations):
         opened, attributes = await self._filesystem.create(parent_inode, name, flags)
         return _file_info(opened), entry_attributes(attributes)
 
-    @answers_in_time
+    @answers
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         return _file_info(await self._filesystem.open(inode, flags))
 
-    @answers_in_time
+    @answers
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         return await self._filesystem.read(fh, off, size)  # type: ignore[return-value] # any buffer
 
@@ -190,7 +187,7 @@ class Operations(pyfuse3.Operations):
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         return FileHandleT(self._filesystem.open_directory(inode))
 
-    @answers_in_time
+    @answers
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         index = start_id
         while (entry := await self._filesystem.list_entry(fh, index)) is not None:
@@ -211,21 +208,21 @@ class Operations(pyfuse3.Operations):
 
     # Extended attributes
 
-    @answers_in_time
+    @answers
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
         return await self._filesystem.get_xattr(inode, name)
 
-    @answers_in_time
+    @answers
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> list[XAttrNameT]:
         return [XAttrNameT(name) for name in await self._filesystem.list_xattrs(inode)]
 
-    @answers_in_time
+    @answers
     async def setxattr(
         self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext
     ) -> None:
         await self._filesystem.set_xattr(inode, name, value)
 
-    @answers_in_time
+    @answers
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
         await self._filesystem.remove_xattr(inode, name)
 

@@ -1,18 +1,19 @@
 """What goes back to the kernel: attributes, and the one translation of errors to errnos.
 
 Only FUSEError may leave a handler. Anything else ends pyfuse3's loop, and the mount with every
-unstored byte: so an unknown exception is logged with its traceback and becomes EIO, and no
-handler waits for ever.
+unstored byte: so an unknown exception is logged with its traceback and becomes EIO. Until it is
+answered a caller cannot even be killed (no interrupts reach us): every wait below ends, by the
+store's time-out or by the deadline of a flush.
 """
 
 import errno
 import functools
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
+import types
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
 
 import pyfuse3
-import trio
 
 from radosmount.errors import RadosmountError
 from radosmount.vfs.attributes import PREFERRED_IO_BYTES, Attributes
@@ -29,47 +30,69 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class HasTimeout(Protocol):
-    timeout_s: float
+class Answering(pyfuse3.Operations):
+    """Base of handlers that are decorated by `answers`.
+
+    `hand_over`: called when a handler is about to wait for the first time (see loop.py).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hand_over: Callable[[], None] = _keep
 
 
-S = TypeVar("S", bound=HasTimeout)
+def _keep() -> None:
+    pass
+
+
+S = TypeVar("S", bound=Answering)
 Handler = Callable[Concatenate[S, P], Coroutine[Any, Any, T]]
 
 
 def answers(handler: Handler[S, P, T]) -> Handler[S, P, T]:
-    """For handlers that end by themselves, or wait only as long as something is acknowledged."""
+    """For every handler. One that never waits costs a generator, no scope and no task switch."""
 
     @functools.wraps(handler)
-    async def wrapper(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+    @types.coroutine
+    def wrapper(self: S, /, *args: P.args, **kwargs: P.kwargs) -> Generator[Any, Any, T]:
+        coroutine = handler(self, *args, **kwargs)
         try:
-            return await handler(self, *args, **kwargs)
+            try:
+                trap = coroutine.send(None)
+            except StopIteration as finished:
+                return finished.value  # type: ignore[no-any-return]
+            self.hand_over()
+            return (yield from _resumed(coroutine, trap))
         except pyfuse3.FUSEError:
             raise
-        except RadosmountError as failure:
-            log.log(failure.log_level, "%s: %s", handler.__name__, failure)
-            raise pyfuse3.FUSEError(failure.errno) from failure
-        except Exception as bug:  # not BaseException: trio.Cancelled must pass
-            log.exception("%s%r: unexpected", handler.__name__, args)
-            raise pyfuse3.FUSEError(errno.EIO) from bug
+        except Exception as failure:  # not BaseException: trio.Cancelled must pass
+            raise _reply(failure, handler.__name__, args) from failure
 
-    return wrapper
+    return cast(Handler[S, P, T], wrapper)
 
 
-def answers_in_time(handler: Handler[S, P, T]) -> Handler[S, P, T]:
-    """For all others: after `timeout_s` the caller gets ETIMEDOUT.
+def _reply(failure: Exception, name: str, args: tuple[object, ...]) -> pyfuse3.FUSEError:
+    if isinstance(failure, RadosmountError):
+        log.log(failure.log_level, "%s: %s", name, failure)
+        return pyfuse3.FUSEError(failure.errno)
+    log.error("%s%r: unexpected", name, args, exc_info=failure)
+    return pyfuse3.FUSEError(errno.EIO)
 
-    Until it is answered, a caller cannot even be killed (fuse(4): no interrupts here).
-    """
 
-    @functools.wraps(handler)
-    async def wrapper(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        with trio.move_on_after(self.timeout_s):
-            return await handler(self, *args, **kwargs)
-        log.error("%s%r: no answer in %g s", handler.__name__, args, self.timeout_s)
-        raise pyfuse3.FUSEError(errno.ETIMEDOUT)
-
-    return answers(wrapper)
+def _resumed(coroutine: Coroutine[Any, Any, T], trap: object) -> Generator[Any, Any, T]:
+    """What `await coroutine` would do if its first step, to `trap`, were not done already
+    (PEP 380)."""
+    while True:
+        try:
+            value = yield trap
+        except BaseException as failure:
+            resume = functools.partial(coroutine.throw, failure)
+        else:
+            resume = functools.partial(coroutine.send, value)
+        try:
+            trap = resume()
+        except StopIteration as finished:
+            return finished.value  # type: ignore[no-any-return]
 
 
 def entry_attributes(attributes: Attributes) -> pyfuse3.EntryAttributes:

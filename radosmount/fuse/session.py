@@ -20,8 +20,11 @@ import trio
 
 from radosmount.config import FuseConfig
 from radosmount.errors import MountError
-from radosmount.fuse import mounts
+from radosmount.fuse import handshake, mounts
+from radosmount.fuse.handshake import Handshake
 from radosmount.fuse.invalidation import InvalidationThread
+from radosmount.fuse.loop import RequestLoop, fuse_device_fd, is_supported, waiting_by
+from radosmount.fuse.replies import Answering
 
 log = logging.getLogger(__name__)
 
@@ -66,20 +69,55 @@ class Session:
         self._is_stopped = False
         self._path = config.mountpoint
         self._invalidation = invalidation
+        self._device: str | None = None  # of our mount, as in mountinfo
+        self._loop: RequestLoop | None = None
+        self._handshake: Handshake | None = None
 
     def mount(self) -> None:
         """Mount. Requests wait until `serve`. Raises: MountError."""
         assert self._state is State.NEW
         self._path = mounts.canonical(self._config.mountpoint)  # later it would ask ourselves
+        try:
+            if self._is_tuned:
+                self._handshake = handshake.begin(self._path, self._config.options)
+            self._init_libfuse()
+        except OSError as failure:
+            raise MountError(f"cannot mount on {self._path}: {failure.strerror}") from failure
+        self._state = State.MOUNTED
+        mount = mounts.find_mount(self._path)
+        self._device = mount.device if mount else None
+        self._invalidation.start()
+        if self._is_tuned:
+            self._loop = self._make_loop()
+
+    def _init_libfuse(self) -> None:
+        """Raises: MountError, with what libfuse says."""
         said: list[str] = []
+        shake = self._handshake
+        mountpoint = shake.mountpoint_for_libfuse if shake else self._config.mountpoint
         try:
             with captured_stderr(said):
-                pyfuse3.init(self._operations, self._config.mountpoint, set(self._config.options))
+                pyfuse3.init(self._operations, mountpoint, set(self._config.options))
         except RuntimeError as failure:
+            if shake:
+                shake.abandon()
+                mounts.detach(self._path, is_lazy=True)
             reason = " ".join(said) or str(failure)
             raise MountError(f"cannot mount on {self._config.mountpoint}: {reason}") from failure
-        self._state = State.MOUNTED
-        self._invalidation.start()
+
+    @property
+    def _is_tuned(self) -> bool:
+        """Handlers that do not hand over would stand before each other in our loop."""
+        is_fit = isinstance(self._operations, Answering) and is_supported()
+        return self._config.is_tuned and is_fit
+
+    def _make_loop(self) -> RequestLoop:
+        assert isinstance(self._operations, Answering)
+        after_init = self._handshake.finish if self._handshake else None
+        fd = self._handshake.libfuse_fd if self._handshake else fuse_device_fd()
+        loop = RequestLoop(fd, after_init)
+        self._operations.hand_over = loop.hand_over
+        return loop
 
     async def serve(self) -> None:
         """Answer requests until somebody unmounts or `stop` is called."""
@@ -89,7 +127,7 @@ class Session:
         self._state = State.SERVING
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         try:
-            with freeze_guard():
+            with freeze_guard(), waiting_by(self._loop):
                 await pyfuse3.main(1, self._config.request_count_max)
         finally:
             self._state = State.SERVED
@@ -99,16 +137,26 @@ class Session:
         self._is_stopped = True
         if self._state is State.SERVING:
             pyfuse3.terminate()
+        if self._loop:
+            self._loop.close()
 
     def unmount(self) -> None:
         """Unmount, if nobody has, and end the session. Never raises; does nothing twice."""
         if self._state in (State.NEW, State.ENDED):
             return
         self._state = State.ENDED
-        if self._invalidation.stop():
-            pyfuse3.close(unmount=True)  # lazily: open files do not keep it
-            return
-        log.error("the kernel does not answer: leaving the session as it is")
+        has_answered = self._invalidation.stop()
+        if not has_answered:
+            log.error("the kernel does not answer: leaving the session as it is")
+        if self._handshake or not has_answered:
+            self._detach()  # libfuse does not know the mount point, or must not be asked
+        if has_answered:
+            pyfuse3.close(unmount=not self._handshake)  # lazily: open files do not keep it
+
+    def _detach(self) -> None:
+        mount = mounts.find_mount(self._path)
+        if mount is None or mount.device != self._device:
+            return  # somebody has unmounted it, or mounted something else there since
         try:
             mounts.detach(self._path, is_lazy=True)
         except OSError as failure:
@@ -125,11 +173,10 @@ class Session:
     def _raise_readahead(self) -> None:
         """Bigger read-ahead means 1 MiB requests and several at once. Root only, and only
         after INIT, whose answer sets it back."""
-        mount = mounts.find_mount(self._path)
-        if mount is None:
+        if self._device is None:
             return
         try:
-            with open(f"/sys/class/bdi/{mount.device}/read_ahead_kb", "w") as file:
+            with open(f"/sys/class/bdi/{self._device}/read_ahead_kb", "w") as file:
                 file.write(str(self._config.readahead_kib))
         except OSError as failure:
             log.debug("the kernel's read-ahead stays as it is: %s", failure)

@@ -1,0 +1,158 @@
+"""Waiting for the next FUSE request, without a trip through trio's scheduler for each.
+
+pyfuse3 3.5 runs a pool of worker tasks. Each waits by `_wait_fuse_readable`, reads a request and
+awaits its handler; four fifths of the CPU of a request go into that wait (a lock, an epoll
+registration, two task switches). This module replaces that one function.
+
+One worker holds the reader role. While requests are there it reads one after the other, with
+no switch between them; where a handler suspends, the role goes to a parked worker, so that a
+slow request never stands before the next one.
+
+    worker ── wait_readable ──> role free? ── no ──> parked ── handed over ──┐
+                                    │ yes                                    │
+                                    v                                        v
+                              poll, spin, wait_readable(fd) ──> read, handle ─┤ suspended: hand
+                                    ^                                        │ the role over
+                                    └── still has the role: next request ────┘
+
+Invariant: at most one worker has the role; if none has, none is parked.
+"""
+
+import contextlib
+import os
+import select
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import pyfuse3
+import trio
+
+# The one private function of pyfuse3 that is replaced.
+WAIT_FUNCTION: Final = "_wait_fuse_readable"
+# Other tasks (flushes, answers of the store) get their turn at least this often.
+REQUESTS_A_TURN: Final = 32
+# A lone caller on another core comes back with its next request before an idle core has been
+# woken: polling that long halves its round trip, at no more CPU than the wake-up costs.
+SPIN_S: Final = 30e-6
+_ENDED: Final = select.POLLERR | select.POLLHUP | select.POLLNVAL
+
+
+class RequestLoop:
+    """The reader role of one session, whose requests come from `fd`.
+
+    `after_init` is called when the first request, INIT, has been answered, before anything
+    else is read.
+    """
+
+    def __init__(
+        self, fd: int, after_init: Callable[[], None] | None = None, spin_s: float = SPIN_S
+    ) -> None:
+        self._fd = fd
+        self._after_init = after_init
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLIN)
+        self._spin_s = spin_s
+        self._reader: trio.lowlevel.Task | None = None
+        self._parked: list[trio.lowlevel.Task] = []
+        self._turn_request_count = 0
+        self._is_closed = False
+        self.request_count = 0
+
+    async def wait_readable(self) -> bool:
+        """Whether there is a request to read; False when the session ends."""
+        if self._after_init is not None and self.request_count:
+            self._after_init()
+            self._after_init = None
+        task = trio.lowlevel.current_task()
+        if self._reader is not task:
+            if self._reader is not None:
+                await self._park(task)
+            self._reader = task
+        if self._is_closed or not await self._wait_for_request():
+            self.close()
+            return False
+        self.request_count += 1
+        return True
+
+    def hand_over(self) -> None:
+        """The reader's handler is about to wait: let another worker read meanwhile."""
+        if self._reader is not trio.lowlevel.current_task():
+            return
+        self._reader = None
+        if self._parked:
+            # The role is taken in its name, lest a third one takes it before it runs.
+            self._reader = self._parked.pop()
+            trio.lowlevel.reschedule(self._reader)
+
+    def close(self) -> None:
+        """Wake all workers: there are no more requests."""
+        self._is_closed = True
+        while self._parked:
+            trio.lowlevel.reschedule(self._parked.pop())
+
+    async def _park(self, task: trio.lowlevel.Task) -> None:
+        def leave(_: object) -> trio.lowlevel.Abort:
+            self._parked.remove(task)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self._parked.append(task)
+        await trio.lowlevel.wait_task_rescheduled(leave)
+
+    async def _wait_for_request(self) -> bool:
+        """Nothing between a poll that says so and the read lets the request be taken back
+        unseen for long: a blocking read would stop the whole process."""
+        self._turn_request_count += 1
+        if self._turn_request_count >= REQUESTS_A_TURN:
+            self._turn_request_count = 0
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        events = self._poll.poll(0) or self._spin()
+        while not events:
+            self._turn_request_count = 0
+            try:
+                await trio.lowlevel.wait_readable(self._fd)
+            except trio.ClosedResourceError:
+                return False
+            if self._is_closed:
+                return False
+            events = self._poll.poll(0)
+        return not events[0][1] & _ENDED
+
+    def _spin(self) -> list[tuple[int, int]]:
+        if not self._spin_s:
+            return []
+        deadline_s = time.perf_counter() + self._spin_s
+        while time.perf_counter() < deadline_s:
+            events = self._poll.poll(0)
+            if events:
+                return events
+        return []
+
+
+def is_supported() -> bool:
+    """Whether this is a pyfuse3 that we know."""
+    return hasattr(pyfuse3, WAIT_FUNCTION)
+
+
+@contextmanager
+def waiting_by(loop: RequestLoop | None) -> Iterator[None]:
+    """Let pyfuse3 wait by `loop`; by itself where there is none."""
+    if loop is None:
+        yield
+        return
+    stock = getattr(pyfuse3, WAIT_FUNCTION)
+    setattr(pyfuse3, WAIT_FUNCTION, loop.wait_readable)
+    try:
+        yield
+    finally:
+        setattr(pyfuse3, WAIT_FUNCTION, stock)
+
+
+def fuse_device_fd() -> int:
+    """The descriptor of the session that pyfuse3 has made: it keeps it to itself."""
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # it may be the directory's own, closed by now
+            if os.readlink(f"/proc/self/fd/{name}") == "/dev/fuse":
+                return int(name)
+    raise LookupError("this process has no FUSE session")
