@@ -2,9 +2,9 @@
 
 from collections.abc import AsyncIterator
 
-from radosmount.errors import InvalidCall, NoSuchEntry, NotDirectory, NotPermitted
+from radosmount.errors import InvalidCall, NameTooLong, NoSuchEntry, NotDirectory, NotPermitted
 from radosmount.store.interface import ObjectKey, Store
-from radosmount.store.names import FLAT, InvalidPath, is_continuation
+from radosmount.store.names import COMPONENT_BYTES_MAX, FLAT, InvalidPath, is_continuation
 from radosmount.vfs.listing import DirectoryEntry, Listing, object_entries, pool_entries
 from radosmount.vfs.nodes import DirectoryNode, Node, NodeTable, ObjectPlace, RootNode
 from radosmount.vfs.objects import Objects
@@ -19,7 +19,7 @@ class Directories:
         self._objects = objects
 
     async def child(self, parent: int, name: bytes) -> Node:
-        """Raises: NoSuchEntry."""
+        """Raises: NoSuchEntry; NameTooLong."""
         directory = self._nodes[parent]
         if isinstance(directory, RootNode):
             pool = await self._pools.find(name)
@@ -39,8 +39,8 @@ class Directories:
     async def key_for_change(self, parent: int, name: bytes) -> ObjectKey:
         """The object that a file of that name is, in a pool that may be written to.
 
-        Raises: NotPermitted in the root; InvalidCall for a name that no object has; ReadOnly;
-        AccessDenied.
+        Raises: NotPermitted in the root; InvalidCall for a name that no object has; NameTooLong;
+        ReadOnly; AccessDenied.
         """
         directory = self._nodes[parent]
         if not isinstance(directory, DirectoryNode):
@@ -88,6 +88,8 @@ class Directories:
 
 
 def _key(directory: DirectoryNode, name: bytes) -> ObjectKey:
+    if len(name) > COMPONENT_BYTES_MAX:  # the kernel lets through more
+        raise NameTooLong(f"a component of {len(name)} bytes")
     found = FLAT.object_of((*directory.path, name))
     place = directory.place
     return ObjectKey(place.pool_id, place.namespace, found.name, found.locator)

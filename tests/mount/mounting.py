@@ -36,18 +36,20 @@ class Mount:
         self.log_path = folder / "log"
         self.process: subprocess.Popen[bytes] | None = None
         self._checked_bytes = 0
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 
     def start(self, lab: Lab, source: str, options: str, words: Sequence[str]) -> None:
         """Returns when the mount answers (READY of the notify protocol)."""
-        self.path.mkdir(exist_ok=True) if not find_mount(str(self.path)) else None
+        if not find_mount(str(self.path)):
+            self.path.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "radosmount", "-f", "-c", str(lab.conf_path), *words]
         command += ["-o", options, source, str(self.path)]
-        with self._listen() as listener, self.log_path.open("ab") as log:
-            environment = {**os.environ, "NOTIFY_SOCKET": str(self.folder / "notify")}
+        environment = {**os.environ, "NOTIFY_SOCKET": str(self._listen())}
+        with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-            self._wait_until_ready(listener)
+        self._wait_until_ready()
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End it by a signal, wait; return the exit code."""
@@ -72,6 +74,7 @@ class Mount:
                 self.kill()
         while find_mount(str(self.path)):
             detach(str(self.path), is_lazy=True)
+        self._listener.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def log(self) -> str:
@@ -86,22 +89,22 @@ class Mount:
         if any(not any(re.search(regex, line) for regex in expected) for line in loud):
             pytest.fail(f"unexpected in the mount's log:\n{text[-8000:]}")
 
-    @contextlib.contextmanager
-    def _listen(self) -> Iterator[socket.socket]:
+    def _listen(self) -> Path:
         path = self.folder / "notify"
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
-            listener.bind(str(path))
-            yield listener
-        path.unlink()
+        path.unlink(missing_ok=True)
+        self._listener.close()
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._listener.bind(str(path))
+        return path
 
-    def _wait_until_ready(self, listener: socket.socket) -> None:
+    def _wait_until_ready(self) -> None:
         assert self.process is not None
         process_fd = os.pidfd_open(self.process.pid)
         try:
-            ready, _, _ = select.select([listener, process_fd], [], [], START_TIMEOUT_S)
+            ready, _, _ = select.select([self._listener, process_fd], [], [], START_TIMEOUT_S)
         finally:
             os.close(process_fd)
-        if listener not in ready or not listener.recv(4096).startswith(b"READY=1"):
+        if self._listener not in ready or not self._listener.recv(4096).startswith(b"READY=1"):
             pytest.fail(f"the mount did not start:\n{self.log()[-8000:]}")
 
 
