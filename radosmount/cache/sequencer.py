@@ -70,12 +70,35 @@ async def settle(
     return await ticket.result()
 
 
+class Progress:
+    """When an operation was last acknowledged anything (trio's clock)."""
+
+    def __init__(self) -> None:
+        self._last_s = trio.current_time()
+
+    def note(self) -> None:
+        self._last_s = trio.current_time()
+
+    def last_s(self) -> float:
+        return self._last_s
+
+
 class Sequencer:
     """The queues of all objects; one that is empty takes no memory."""
 
-    def __init__(self, nursery: trio.Nursery) -> None:
+    def __init__(self, nursery: trio.Nursery, timeout_s: float) -> None:
         self._nursery = nursery
+        self._timeout_s = timeout_s
         self._queues: dict[ObjectKey, deque[Ticket[object]]] = {}
+
+    async def run(self, key: ObjectKey, operation: Callable[[Progress], Awaitable[T]]) -> T:
+        """Submit `operation` and wait for its result, as long as it notes progress.
+
+        Raises: DeadlineExceeded, or what it raises.
+        """
+        progress = Progress()
+        ticket = self.submit(key, lambda: operation(progress))
+        return await settle(ticket, self._timeout_s, progress.last_s, repr(key.name))
 
     def submit(self, key: ObjectKey, operation: Callable[[], Awaitable[T]]) -> Ticket[T]:
         """Run `operation` when everything handed in before for `key` has ended."""

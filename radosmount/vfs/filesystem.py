@@ -8,7 +8,7 @@ directories and xattrs are, stands in the modules beside.
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -16,7 +16,7 @@ import trio
 from radosmount.cache.extents import Buffer
 from radosmount.cache.file import CachedFile
 from radosmount.cache.pagecache import PageCache
-from radosmount.cache.sequencer import Sequencer, settle
+from radosmount.cache.sequencer import Sequencer
 from radosmount.config import CacheConfig, FlushMode, ViewConfig
 from radosmount.errors import (
     CrossPool,
@@ -27,7 +27,7 @@ from radosmount.errors import (
     RadosmountError,
     StaleFile,
 )
-from radosmount.store.interface import Create, ObjectKey, Store
+from radosmount.store.interface import Create, Store
 from radosmount.vfs.attributes import NS_PER_S, AttributeChange, Attributes, attributes_of
 from radosmount.vfs.directories import Directories
 from radosmount.vfs.handles import FileHandle, HandleTable
@@ -80,7 +80,7 @@ class Filesystem:
         self._nodes = NodeTable()
         self._pools = Pools(store, view)
         self._space = SpaceMeter(store)
-        self._sequencer = Sequencer(nursery)
+        self._sequencer = Sequencer(nursery, view.timeout_s)
         self._cache = PageCache(store, cache, self._sequencer, self._after_flush)
         self._objects = Objects(store, self._nodes, self._cache, self._sequencer, invalidate)
         self._removal = Removal(store, self._nodes, self._cache)
@@ -109,7 +109,7 @@ class Filesystem:
     async def unlink(self, parent: int, name: bytes) -> None:
         """Remove a file; open handles keep its content. Raises: NoSuchEntry."""
         key = await self._directories.key_for_change(parent, name)
-        await self._settle(key, lambda progress: self._removal.remove(key, progress))
+        await self._sequencer.run(key, lambda progress: self._removal.remove(key, progress))
 
     async def rename(
         self, old_parent: int, old_name: bytes, new_parent: int, new_name: bytes, may_replace: bool
@@ -125,9 +125,7 @@ class Filesystem:
         if (old.pool_id, old.namespace) != (new.pool_id, new.namespace):
             raise CrossPool("RADOS moves nothing between pools")
         if old != new:
-            progress = _Progress()
-            ticket = self._renaming.submit(old, new, may_replace, progress.note)
-            await settle(ticket, self._view.timeout_s, progress.last_s, repr(old.name))
+            await self._renaming.rename(old, new, may_replace)
 
     # Attributes
 
@@ -345,7 +343,7 @@ class Filesystem:
         if not file.is_clean:
             self._cache.set_mtime(file, mtime_s)
         elif file.orphan is None:
-            await self._settle(file.key, lambda _: self._store_mtime(file, mtime_s))
+            await self._sequencer.run(file.key, lambda _: self._store_mtime(file, mtime_s))
 
     async def _store_mtime(self, file: CachedFile, mtime_s: int) -> None:
         if not file.is_clean:
@@ -372,15 +370,6 @@ class Filesystem:
         if not self._has_warned_of_modes:
             self._has_warned_of_modes = True
             log.warning("chmod and chown have no effect: modes and owners are the mount's")
-
-    async def _settle(
-        self, key: ObjectKey, operation: Callable[[Callable[[], None]], Awaitable[None]]
-    ) -> None:
-        """Run an operation in the object's turn, which calls what it is given at every
-        acknowledgement."""
-        progress = _Progress()
-        ticket = self._sequencer.submit(key, lambda: operation(progress.note))
-        await settle(ticket, self._view.timeout_s, progress.last_s, repr(key.name))
 
     async def _flush_files(self, files: Sequence[CachedFile]) -> None:
         error_counts = {file: file.error_count for file in files}
@@ -416,19 +405,6 @@ class Filesystem:
             file.orphan.close()
             file.orphan = None
         self._nodes.drop_if_unused(node)
-
-
-class _Progress:
-    """When an operation was last acknowledged anything (trio's clock)."""
-
-    def __init__(self) -> None:
-        self._last_s = trio.current_time()
-
-    def note(self) -> None:
-        self._last_s = trio.current_time()
-
-    def last_s(self) -> float:
-        return self._last_s
 
 
 def _is_for_writing(flags: int) -> bool:

@@ -86,7 +86,7 @@ class Objects:
         Raises: StaleFile where it is gone.
         """
         file = node.file
-        if not file.is_clean or file.orphan is not None:
+        if not file.is_clean or file.is_unlinked:
             return
         is_fresh = trio.current_time() - node.validated_s < freshness_s
         if is_fresh and not file.is_suspect:
@@ -111,8 +111,7 @@ class Objects:
             raise EntryExists(f"{key.name!r}")
         if not is_exclusive:
             return self._enter_new(key)
-        ticket = self._sequencer.submit(key, lambda: self._create_exclusively(key))
-        return await ticket.result()
+        return await self._sequencer.run(key, lambda _: self._create_exclusively(key))
 
     async def change_beside(
         self, file: CachedFile, steps: tuple[Step, ...], mtime_s: int | None

@@ -1,11 +1,11 @@
 """Unlinking, and what becomes of a file that is open meanwhile."""
 
-from collections.abc import Callable
 from typing import Final
 
 from radosmount.cache.file import CachedFile
 from radosmount.cache.orphan import Orphan
 from radosmount.cache.pagecache import PageCache
+from radosmount.cache.sequencer import Progress
 from radosmount.config import MIB
 from radosmount.errors import NoSuchEntry, ObjectNotFound, VersionConflict
 from radosmount.store.interface import AtVersion, Change, Existence, ObjectKey, Remove, Store
@@ -24,10 +24,10 @@ class Removal:
         self._nodes = nodes
         self._cache = cache
 
-    async def remove(self, key: ObjectKey, progress: Callable[[], None]) -> None:
+    async def remove(self, key: ObjectKey, progress: Progress) -> None:
         """Remove the object; open handles keep the content. Raises: NoSuchEntry.
 
-        `progress` is called whenever the store has answered.
+        `progress` is noted whenever the store has answered.
         """
         node = self._nodes.find_file(key)
         if node is None:
@@ -37,9 +37,7 @@ class Removal:
         else:
             await self._remove_known(node, progress)
 
-    async def copy_if_open(
-        self, node: FileNode, progress: Callable[[], None]
-    ) -> tuple[Orphan | None, int]:
+    async def copy_if_open(self, node: FileNode, progress: Progress) -> tuple[Orphan | None, int]:
         """The store's bytes of an open file, and their version; None where it is not open."""
         if not node.open_count:
             return None, 0
@@ -59,7 +57,7 @@ class Removal:
         file.is_unlinked = True
         self._nodes.unlink(node)
 
-    async def _remove_known(self, node: FileNode, progress: Callable[[], None]) -> None:
+    async def _remove_known(self, node: FileNode, progress: Progress) -> None:
         file = node.file
         for _ in range(ATTEMPT_COUNT_MAX):
             orphan, version = await self.copy_if_open(node, progress)
@@ -83,7 +81,7 @@ class Removal:
         except ObjectNotFound as failure:
             raise NoSuchEntry(f"{key.name!r}") from failure
 
-    async def _copy(self, file: CachedFile, progress: Callable[[], None]) -> tuple[Orphan, int]:
+    async def _copy(self, file: CachedFile, progress: Progress) -> tuple[Orphan, int]:
         """Copy what of the store's content still counts, all of one version."""
         for _ in range(ATTEMPT_COUNT_MAX):
             orphan = Orphan()
@@ -93,9 +91,7 @@ class Removal:
             orphan.close()
         raise VersionConflict(f"{file.key.name!r} is being changed again and again")
 
-    async def _copy_once(
-        self, file: CachedFile, orphan: Orphan, progress: Callable[[], None]
-    ) -> int | None:
+    async def _copy_once(self, file: CachedFile, orphan: Orphan, progress: Progress) -> int | None:
         """The version of what was copied, 0 of nothing; None where it changed half way."""
         version = 0
         for offset in range(0, file.base_limit, COPY_BYTES):
@@ -108,5 +104,5 @@ class Removal:
                 return None
             version = result.version
             orphan.write(offset, result.data)
-            progress()
+            progress.note()
         return version

@@ -6,12 +6,11 @@ run one at a time, since each takes the turns of two objects; nothing else takes
 so there is no circle of waiting.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from radosmount.cache.pagecache import PageCache
-from radosmount.cache.sequencer import Sequencer, Ticket
+from radosmount.cache.sequencer import Progress, Sequencer
 from radosmount.config import MIB
 from radosmount.errors import (
     EntryExists,
@@ -64,30 +63,28 @@ class Renaming:
         self._sequencer = sequencer
         self._removal = removal
 
-    def submit(
-        self, old: ObjectKey, new: ObjectKey, may_replace: bool, progress: Callable[[], None]
-    ) -> Ticket[None]:
-        """`progress` is called at every acknowledgement.
+    async def rename(self, old: ObjectKey, new: ObjectKey, may_replace: bool) -> None:
+        """Two different objects of one place.
 
-        Its result raises: NoSuchEntry; EntryExists where the target must not be replaced;
-        VersionConflict where others change both objects all the time; StoreError.
+        Raises: NoSuchEntry; EntryExists where the target must not be replaced; VersionConflict
+        where others change both objects all the time; DeadlineExceeded; StoreError.
         """
 
-        async def rename() -> None:
-            await self._rename(old, new, may_replace, progress)
-
-        async def in_both_turns() -> None:
+        async def in_both_turns(progress: Progress) -> None:
             async def in_old_turn() -> None:
                 await self._sequencer.submit(new, rename).result()
+
+            async def rename() -> None:
+                await self._rename(old, new, may_replace, progress)
 
             await self._sequencer.submit(old, in_old_turn).result()
 
         # No object has an empty name: this is the queue in which a pool's renames wait.
         queue = old._replace(name=b"", locator=b"")
-        return self._sequencer.submit(queue, in_both_turns)
+        await self._sequencer.run(queue, in_both_turns)
 
     async def _rename(
-        self, old: ObjectKey, new: ObjectKey, may_replace: bool, progress: Callable[[], None]
+        self, old: ObjectKey, new: ObjectKey, may_replace: bool, progress: Progress
     ) -> None:
         node = self._nodes.find_file(old)
         target = self._nodes.find_file(new)
@@ -95,7 +92,7 @@ class Renaming:
             raise EntryExists(f"{new.name!r}")
         if node is not None:
             await self._cache.flush_in_turn(node.file)
-        progress()
+        progress.note()
         orphan = None
         if target is not None:
             orphan, _ = await self._removal.copy_if_open(target, progress)
@@ -115,7 +112,7 @@ class Renaming:
         node.file.epoch += 1
 
     async def _move(
-        self, old: ObjectKey, new: ObjectKey, may_replace: bool, progress: Callable[[], None]
+        self, old: ObjectKey, new: ObjectKey, may_replace: bool, progress: Progress
     ) -> ObjectStat:
         """Copy and remove the source; begin again where someone changes either meanwhile."""
         for _ in range(ATTEMPT_COUNT_MAX):
@@ -147,19 +144,19 @@ class Renaming:
         new: ObjectKey,
         source: _Source,
         may_replace: bool,
-        progress: Callable[[], None],
+        progress: Progress,
     ) -> int:
         """Make `new` what `old` is; return its version."""
         size, limit = source.stat.size, self._store.limits.operation_bytes_max
         first = await self._read(old, source, 0, size if size <= limit else PIECE_BYTES)
-        progress()
+        progress.note()
         version = await self._replace(new, (WriteFull(first), *source.steps), source, may_replace)
-        progress()
+        progress.note()
         for offset in range(len(first), size, PIECE_BYTES):
             data = await self._read(old, source, offset, PIECE_BYTES)
             change = Change((Write(offset, data),), AtVersion(version), source.stat.mtime_s)
             version = await self._store.apply(new, change)
-            progress()
+            progress.note()
         return version
 
     async def _read(self, key: ObjectKey, source: _Source, offset: int, length: int) -> bytes:

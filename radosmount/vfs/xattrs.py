@@ -76,9 +76,7 @@ class XattrCalls:
         if file.stages_xattrs:
             self._cache.stage_xattr(file, key, value)
         else:
-            await self._sequencer.submit(
-                file.key, lambda: self._store_one(file, key, value)
-            ).result()
+            await self._sequencer.run(file.key, lambda _: self._store_one(file, key, value))
 
     async def _store_one(self, file: CachedFile, key: bytes, value: bytes | None) -> None:
         """An operation of the sequencer. The mtime stays: content did not change."""

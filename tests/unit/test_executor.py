@@ -8,11 +8,12 @@ import pytest
 import trio
 import trio.testing
 
-from radosmount.errors import Disconnected, ObjectNotFound
+from radosmount.errors import Disconnected, ObjectNotFound, TimedOut
 from radosmount.store.rados.executor import Executor
 
 THREAD_COUNT = 4
 LANE_THREAD_COUNT_MAX = 2
+CALL_TIMEOUT_S = 0.5
 
 
 class State:
@@ -60,7 +61,7 @@ async def executor(states: list[State]) -> AsyncIterator[Executor[State]]:
         states.append(State())
         return states[-1]
 
-    opened = Executor("test", make_state, THREAD_COUNT, LANE_THREAD_COUNT_MAX)
+    opened = Executor("test", make_state, THREAD_COUNT, LANE_THREAD_COUNT_MAX, CALL_TIMEOUT_S)
     yield opened
     assert await opened.aclose(10)
 
@@ -95,6 +96,32 @@ async def test_many_answers(executor: Executor[State]) -> None:
         for number in range(500):
             nursery.start_soon(call, number)
     assert sorted(answers) == list(range(500))
+
+
+async def test_reads_of_a_dead_lane_time_out(executor: Executor[State], gate: Gate) -> None:
+    """A droppable call is answered in time, whether it hangs or stands behind those that do;
+    any other is answered when it has ended."""
+    failures: list[TimedOut] = []
+    ended: list[str] = []
+
+    async def read() -> None:
+        with pytest.raises(TimedOut) as caught:
+            await executor.call("dead", gate.call("read"), is_droppable=True)
+        failures.append(caught.value)
+
+    async def write() -> None:
+        ended.append(await executor.call("dead", gate.call("write")))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(write)
+        await gate.next_entered()
+        async with trio.open_nursery() as reading:
+            for _ in range(5):
+                reading.start_soon(read)
+        assert (len(failures), ended) == (5, [])
+        gate.let_through(2)  # the write, and the one read that had begun
+    assert ended == ["write"]
+    assert gate.entered.qsize() == 1, "reads that nobody waits for do not begin"
 
 
 async def test_a_dead_lane_leaves_threads_for_others(executor: Executor[State], gate: Gate) -> None:
@@ -203,7 +230,7 @@ async def test_end(executor: Executor[State], states: list[State], gate: Gate) -
 
 async def test_end_with_a_stuck_call(gate: Gate) -> None:
     """It says so in time, and what had not begun is refused."""
-    executor = Executor("test", State, 1, 1)
+    executor = Executor("test", State, 1, 1, CALL_TIMEOUT_S)
     refused: list[str] = []
 
     async def call() -> None:

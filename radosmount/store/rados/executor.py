@@ -11,6 +11,8 @@ librados's aio, whose callbacks crash in several ways and cannot tell an object'
 Invariants:
 - All bookkeeping happens on the trio thread. A thread only takes from the inbox and appends
   to `_done`; its `state` is its own.
+- A droppable call is answered within `call_timeout_s`, even if it stands behind calls to a dead
+  pool; any other is answered when it has ended, since until then it may still be applied.
 - At most `thread_count` calls run at once, and at most `lane_thread_count_max` of one lane (a
   pool), so that a dead pool leaves threads for the others. Lanes take turns; a lane is FIFO.
 """
@@ -19,6 +21,7 @@ import collections
 import contextlib
 import queue
 import threading
+import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
@@ -26,7 +29,10 @@ from typing import Any, Generic, Protocol, TypeVar
 import outcome
 import trio
 
-from radosmount.errors import Disconnected, StoreError
+from radosmount.errors import Disconnected, StoreError, TimedOut
+
+# How late a time-out may be noticed.
+_EXPIRY_INTERVAL_S = 1.0
 
 
 class Closable(Protocol):
@@ -42,6 +48,7 @@ class _Call:
     lane: "_Lane"
     function: Callable[[Any], Any]
     task: trio.lowlevel.Task | None  # None: the answer was abandoned
+    deadline_s: float
 
 
 @dataclass(eq=False, slots=True)
@@ -64,12 +71,15 @@ class Executor(Generic[S]):
         make_state: Callable[[], S],
         thread_count: int,
         lane_thread_count_max: int,
+        call_timeout_s: float,
     ) -> None:
         assert 1 <= lane_thread_count_max <= thread_count
         self._name = name
         self._make_state = make_state
         self._thread_count_max = thread_count
         self._lane_running_count_max = lane_thread_count_max
+        self._call_timeout_s = call_timeout_s
+        self._droppable: dict[_Call, None] = {}  # that wait for their answer, oldest first
         self._token = trio.lowlevel.current_trio_token()
         self._lanes: dict[Hashable, _Lane] = {}
         self._ready: collections.deque[_Lane] = collections.deque()
@@ -83,6 +93,7 @@ class Executor(Generic[S]):
         self._is_closed = False
         self._idle = trio.Event()  # set while closed and nothing runs or waits
         self._ended = trio.Event()  # set once closed and no thread lives
+        trio.lowlevel.spawn_system_task(self._expire)
 
     async def call(
         self, lane: Hashable, function: Callable[[S], T], *, is_droppable: bool = False
@@ -95,11 +106,11 @@ class Executor(Generic[S]):
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         call = self._submit(lane, function, trio.lowlevel.current_task())
+        if is_droppable:
+            self._droppable[call] = None
 
         def abandon(_: object) -> trio.lowlevel.Abort:
-            call.task = None
-            if is_droppable:
-                self._withdraw(call)
+            self._abandon(call)
             return trio.lowlevel.Abort.SUCCEEDED
 
         result: T = await trio.lowlevel.wait_task_rescheduled(abandon)
@@ -129,17 +140,33 @@ class Executor(Generic[S]):
         if self._is_closed:
             raise Disconnected("the connection is closed")
         lane = self._lanes.setdefault(lane_key, _Lane(lane_key))
-        call = _Call(lane, function, task)
+        call = _Call(lane, function, task, time.monotonic() + self._call_timeout_s)
         lane.waiting[call] = None
         self._settle_lane(lane)
         self._dispatch()
         return call
 
-    def _withdraw(self, call: _Call) -> None:
-        if call in call.lane.waiting:
-            del call.lane.waiting[call]
-            self._settle_lane(call.lane)
-            self._settle_idle()
+    def _abandon(self, call: _Call) -> None:
+        """Nobody waits for the answer; if none needs the call either, it does not begin."""
+        call.task = None
+        if call in self._droppable:
+            del self._droppable[call]
+            if call in call.lane.waiting:
+                del call.lane.waiting[call]
+                self._settle_lane(call.lane)
+                self._settle_idle()
+
+    async def _expire(self) -> None:
+        """A system task: for as long as there is a loop to answer on."""
+        while not self._ended.is_set():
+            await trio.sleep(_EXPIRY_INTERVAL_S)
+            now_s = time.monotonic()
+            while (call := next(iter(self._droppable), None)) and now_s >= call.deadline_s:
+                task = call.task
+                self._abandon(call)
+                if task is not None:
+                    refusal = TimedOut(f"no answer in {self._call_timeout_s:g} s")
+                    trio.lowlevel.reschedule(task, outcome.Error(refusal))
 
     def _dispatch(self) -> None:
         while self._running_count < self._thread_count_max and self._ready:
@@ -217,6 +244,7 @@ class Executor(Generic[S]):
     def _finish(self, call: _Call, answer: outcome.Outcome[Any]) -> None:
         self._running_count -= 1
         call.lane.running_count -= 1
+        self._droppable.pop(call, None)
         self._settle_lane(call.lane)
         if call.task is not None:
             trio.lowlevel.reschedule(call.task, answer)
@@ -233,6 +261,7 @@ class Executor(Generic[S]):
         for lane in list(self._lanes.values()):
             for call in list(lane.waiting):
                 del lane.waiting[call]
+                self._droppable.pop(call, None)
                 if call.task is not None:
                     refusal = Disconnected("the connection is closed")
                     trio.lowlevel.reschedule(call.task, outcome.Error(refusal))

@@ -100,13 +100,21 @@ class RadosStore:
         self._osdmap = Osdmap(handle)
         self._listing_handle = ListingHandle(config)
         self._calls: Executor[Ioctxs] = Executor(
-            "rados", lambda: Ioctxs(handle), config.thread_count, config.pool_thread_count_max
+            "rados",
+            lambda: Ioctxs(handle),
+            config.thread_count,
+            config.pool_thread_count_max,
+            config.timeout_s,
         )
         self._listings: Executor[_NoState] = Executor(
-            "rados-list", _NoState, _LIST_THREAD_COUNT, _LIST_POOL_THREAD_COUNT_MAX
+            "rados-list",
+            _NoState,
+            _LIST_THREAD_COUNT,
+            _LIST_POOL_THREAD_COUNT_MAX,
+            config.timeout_s,
         )
         self._monitor_calls: Executor[_NoState] = Executor(
-            "rados-mon", _NoState, _MONITOR_THREAD_COUNT, 1
+            "rados-mon", _NoState, _MONITOR_THREAD_COUNT, 1, config.timeout_s
         )
         self._warned_pool_ids: set[int] = set()
         self._is_closed = False

@@ -1,0 +1,148 @@
+"""The reader role: who reads, who waits, and that all end."""
+
+import os
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from radosmount.fuse.loop import RequestLoop, is_supported
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    read_fd, write_fd = os.pipe()
+    yield read_fd, write_fd
+    os.close(read_fd)
+    os.close(write_fd)
+
+
+class Worker:
+    """Does as a worker of pyfuse3: waits, reads one byte, handles it."""
+
+    def __init__(self, loop: RequestLoop, fd: int) -> None:
+        self.loop = loop
+        self.fd = fd
+        self.handled: list[bytes] = []
+        self.has_ended = False
+        self.released = trio.Event()
+
+    async def run(self) -> None:
+        while await self.loop.wait_readable():
+            request = os.read(self.fd, 1)
+            if request == b"s":  # a slow one
+                self.loop.hand_over()
+                await self.released.wait()
+            self.handled.append(request)
+        self.has_ended = True
+
+
+@pytest.fixture
+async def workers(
+    pipe: tuple[int, int], nursery: trio.Nursery
+) -> AsyncIterator[tuple[Worker, Worker]]:
+    loop = RequestLoop(pipe[0], spin_s=0)
+    first, second = Worker(loop, pipe[0]), Worker(loop, pipe[0])
+    nursery.start_soon(first.run)
+    await wait_all_tasks_blocked()
+    nursery.start_soon(second.run)
+    await wait_all_tasks_blocked()
+    yield first, second
+    loop.close()
+    first.released.set()
+    second.released.set()
+    nursery.cancel_scope.cancel()
+
+
+async def test_one_worker_takes_all_fast_requests(
+    pipe: tuple[int, int], workers: tuple[Worker, Worker]
+) -> None:
+    """Requests that need no waiting are served by one worker, in order."""
+    os.write(pipe[1], b"abcdef" * 20)
+    await wait_all_tasks_blocked(0.05)
+    assert b"".join(workers[0].handled) == b"abcdef" * 20
+    assert workers[1].handled == []
+
+
+async def test_a_slow_request_does_not_hold_up_the_next(
+    pipe: tuple[int, int], workers: tuple[Worker, Worker]
+) -> None:
+    """A handler that waits hands the role over; its worker comes back when it is done."""
+    first, second = workers
+    os.write(pipe[1], b"sab")
+    await wait_all_tasks_blocked(0.05)
+    assert (first.handled, second.handled) == ([], [b"a", b"b"])
+    first.released.set()
+    await wait_all_tasks_blocked(0.05)
+    assert first.handled == [b"s"]
+    second.loop.close()
+    os.write(pipe[1], b"x")
+    await wait_all_tasks_blocked(0.05)
+    assert first.has_ended
+    assert second.has_ended
+
+
+async def test_all_workers_waiting_leave_the_role_free(
+    pipe: tuple[int, int], workers: tuple[Worker, Worker]
+) -> None:
+    """When every worker waits nobody reads; the first that is done reads again."""
+    first, second = workers
+    os.write(pipe[1], b"ssab")
+    await wait_all_tasks_blocked(0.05)
+    assert (first.handled, second.handled) == ([], [])
+    second.released.set()
+    await wait_all_tasks_blocked(0.05)
+    assert second.handled == [b"s", b"a", b"b"]
+
+
+async def test_a_hung_up_device_ends_all_workers(nursery: trio.Nursery) -> None:
+    """When the other side is gone (unmounted), every worker ends."""
+    read_fd, write_fd = os.pipe()
+    loop = RequestLoop(read_fd, spin_s=0)
+    first, second = Worker(loop, read_fd), Worker(loop, read_fd)
+    nursery.start_soon(first.run)
+    nursery.start_soon(second.run)
+    await wait_all_tasks_blocked()
+    os.close(write_fd)
+    await wait_all_tasks_blocked(0.05)
+    assert first.has_ended
+    assert second.has_ended
+    os.close(read_fd)
+
+
+async def test_other_tasks_run_during_a_flood(pipe: tuple[int, int], nursery: trio.Nursery) -> None:
+    """A reader that always finds a request lets other tasks run all the same."""
+    loop = RequestLoop(pipe[0], spin_s=0)
+    has_run = trio.Event()
+    served_count = 0
+
+    async def serve_until_other_ran() -> None:
+        nonlocal served_count
+        os.write(pipe[1], b"x")  # never read: always readable
+        nursery.start_soon(run_other)
+        while not has_run.is_set() and served_count < 10_000:
+            assert await loop.wait_readable()
+            served_count += 1
+
+    async def run_other() -> None:
+        has_run.set()
+
+    await serve_until_other_ran()
+    assert has_run.is_set()
+    assert loop.request_count == served_count < 100
+
+
+async def test_what_follows_init_comes_before_the_second_request(pipe: tuple[int, int]) -> None:
+    """`after_init` is called once, between the first request and the second."""
+    calls: list[int] = []
+    loop = RequestLoop(pipe[0], lambda: calls.append(loop.request_count), spin_s=0)
+    os.write(pipe[1], b"x")
+    for _ in range(3):
+        await loop.wait_readable()
+    assert calls == [1]
+
+
+def test_this_pyfuse3_is_supported() -> None:
+    """The pinned pyfuse3 has the function that the loop takes the place of."""
+    assert is_supported()
