@@ -101,10 +101,13 @@ class Mount:
         assert self.process is not None
         process_fd = os.pidfd_open(self.process.pid)
         try:
-            ready, _, _ = select.select([self._listener, process_fd], [], [], START_TIMEOUT_S)
+            sources = [self._listener.fileno(), process_fd]
+            ready, _, _ = select.select(sources, [], [], START_TIMEOUT_S)
         finally:
             os.close(process_fd)
-        if self._listener not in ready or not self._listener.recv(4096).startswith(b"READY=1"):
+        if self._listener.fileno() not in ready or not self._listener.recv(4096).startswith(
+            b"READY=1"
+        ):
             pytest.fail(f"the mount did not start:\n{self.log()[-8000:]}")
 
 

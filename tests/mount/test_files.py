@@ -45,7 +45,8 @@ def mtime_of(objects: rados.Ioctx, path: Path) -> int:
 def fails(number: int) -> Iterator[None]:
     with pytest.raises(OSError) as failure:  # noqa: PT011 - the errno is checked
         yield
-    assert errno.errorcode[failure.value.errno] == errno.errorcode[number]
+    found = failure.value.errno or 0
+    assert errno.errorcode[found] == errno.errorcode[number]
 
 
 @contextlib.contextmanager
@@ -421,9 +422,10 @@ def test_chmod_and_chown_have_no_effect(lab: Lab, name: str) -> None:
     with mounted(lab, f"ceph:{SHARED_POOL}", "strict_modes") as mount:
         path = mount.path / name
         path.chmod(0o644)  # what it has already
-        for change in (lambda: path.chmod(0o600), lambda: os.chown(path, 1000, 1000)):
-            with fails(errno.EPERM):
-                change()
+        with fails(errno.EPERM):
+            path.chmod(0o600)
+        with fails(errno.EPERM):
+            os.chown(path, 1000, 1000)
 
 
 @pytest.mark.parametrize(
