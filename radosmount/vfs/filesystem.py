@@ -227,11 +227,16 @@ class Filesystem:
         _raise_unheard(opened)
 
     async def release(self, handle: int) -> None:
-        """The last descriptor is gone. What came after the last flush (mmap) is stored now."""
+        """The last descriptor is gone. What came after the last flush (mmap) is stored now.
+
+        What has failed for good is not tried again: whoever opens the file next, which may be
+        the program that just closed it, must not meet bytes that are about to be given up.
+        """
         opened = self._files.pop(handle)
         node = opened.node
+        is_tried = not self._cache.has_failed_for_good(node.file)
         try:
-            if opened.is_writable and self._flush_mode is not FlushMode.LAZY:
+            if opened.is_writable and self._flush_mode is not FlushMode.LAZY and is_tried:
                 await self._cache.flush(node.file)
         finally:
             node.open_count -= 1
@@ -401,6 +406,7 @@ class Filesystem:
         file = node.file
         if not file.writer_count and self._cache.has_failed_for_good(file):
             self._cache.give_up(file)
+            node.has_stale_pages = True  # the kernel has what is lost
         if not node.open_count and file.orphan is not None:
             file.orphan.close()
             file.orphan = None
