@@ -84,7 +84,6 @@ class FuseConfig:
     invalidation_count_max: int = 65536  # inodes that wait to be dropped from the kernel's cache
     is_tuned: bool = True  # by our own request loop and INIT, where they work
     readahead_kib: int = 4096  # the kernel's 128 means requests of 128 KiB, one at a time
-    timeout_s: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)

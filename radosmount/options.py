@@ -152,7 +152,7 @@ class Option:
         return "" if value is None else self.kind.show(value)
 
 
-TIMEOUT_FIELDS: Final = tuple(f"{name}.timeout_s" for name in ("store", "cache", "view", "fuse"))
+TIMEOUT_FIELDS: Final = tuple(f"{name}.timeout_s" for name in ("store", "cache", "view"))
 
 OPTIONS: Final = (
     Option("conf", "FILE", "Ceph's configuration file", ("store.conf_path",), TEXT,

@@ -87,10 +87,13 @@ class Handshake:
 
 
 def begin(mountpoint: str, options: frozenset[str]) -> Handshake | None:
-    """Mount as `options` (pyfuse3's) say; None where that is not allowed to us.
+    """Mount as `options` (pyfuse3's) say; None where that is not allowed to us, or where a
+    helper of libfuse's is asked for.
 
     Raises: OSError where libfuse could not mount either.
     """
+    if "auto_unmount" in options:
+        return None
     try:
         device_fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     except OSError as failure:

@@ -1,6 +1,6 @@
 """How to reach the cluster, and in plain words why it was not reached.
 
-Connect after any fork: librados's threads do not survive one (facts/librados.md 1.5).
+Connect after any fork: librados's threads do not survive one.
 """
 
 import errno

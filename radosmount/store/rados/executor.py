@@ -1,6 +1,6 @@
 """Blocking calls on a bounded pool of our own threads, awaited from trio.
 
-Not `trio.to_thread`, which costs twice as much CPU a call (facts/librados.md 1.6), and not
+Not `trio.to_thread`, which costs twice as much CPU a call (docs/decisions/0001), and not
 librados's aio, whose callbacks crash in several ways and cannot tell an object's version.
 
     trio thread                            our threads

@@ -1,7 +1,7 @@
 """Listing objects through librados's C interface, because the binding hides every error.
 
 `Ioctx.list_objects` ends at EPERM, at a time-out and in a deleted pool as if that were all
-(facts/librados.md 2). `rados_object_list` answers errno, ENOENT for a pool that is gone, and a
+(docs/decisions/0008). `rados_object_list` answers errno, ENOENT for a pool that is gone, and a
 whole batch in one call: by `rados_nobjects_list_next2` the GIL would change hands at each name.
 
 A handle of its own, as the binding's cannot be had from outside; opened at the first listing.

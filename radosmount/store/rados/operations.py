@@ -1,6 +1,6 @@
 """The calls on one object: blocking, on an ioctx of the calling thread, raising our errors.
 
-The traps of the binding (facts/librados.md 1.3, 1.4) end here:
+The traps of the binding, all found by experiment, end here:
 - a read of length 0 fails, so it becomes a stat; trunc of a missing object silently does
   nothing, so it comes with a create; an empty write with an offset grows the object;
 - a WriteOp lives only in its context manager, and never has `zero`, whose arguments are swapped;
