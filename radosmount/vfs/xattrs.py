@@ -64,11 +64,13 @@ class XattrCalls:
         """Set or (None) remove: acknowledged on return, but for a file that RADOS does not
         have yet, or that is being rewritten: then with the content.
 
-        Raises: XattrMissing; Unsupported; ReadOnly; AccessDenied; StaleFile.
+        Raises: XattrMissing; XattrNameInvalid; Unsupported; ReadOnly; AccessDenied; StaleFile.
         """
         key = rados_name(name)
         if key is None or not isinstance(node, FileNode):
             raise Unsupported(f"xattr {name!r} cannot be changed")
+        if value is not None and len(key) > NAME_BYTES_MAX:
+            raise XattrNameInvalid(f"xattr name of {len(key)} bytes")
         file = node.file
         await self._pools.check_writable(file.key.pool_id, file.key.namespace)
         if value is None and key not in await self._values(node):
@@ -119,16 +121,8 @@ class XattrCalls:
 
 
 def rados_name(name: bytes) -> bytes | None:
-    """The RADOS xattr of a `user.` name; None for a name that is answered from constants.
-
-    Raises: XattrNameInvalid where RADOS holds no such long names.
-    """
-    if not name.startswith(USER_PREFIX):
-        return None
-    key = name[len(USER_PREFIX) :]
-    if len(key) > NAME_BYTES_MAX:
-        raise XattrNameInvalid(f"xattr name of {len(key)} bytes")
-    return key
+    """The RADOS xattr of a `user.` name; None for a name that is answered from constants."""
+    return name[len(USER_PREFIX) :] if name.startswith(USER_PREFIX) else None
 
 
 def with_staged(stored: Mapping[bytes, bytes], file: CachedFile) -> dict[bytes, bytes]:
