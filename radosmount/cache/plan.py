@@ -13,6 +13,7 @@ from radosmount.config import MIB, ConflictMode
 from radosmount.store.interface import (
     AtVersion,
     Change,
+    Create,
     Existence,
     Guard,
     Limits,
@@ -51,11 +52,11 @@ def plan_flush(
     mtime_s = flight.changes.mtime_s
     assert mtime_s is not None
     if flight.replaces_all and flight.size <= min(atomic_max_bytes, limits.operation_bytes_max):
-        steps = (WriteFull(_whole_content(flight)), *_xattr_steps(flight))
+        steps: tuple[Step, ...] = (WriteFull(_whole_content(flight)), *_xattr_steps(flight))
         return Plan(Change(steps, guard, mtime_s), iter(()), ObjectStat(flight.size, mtime_s, 0))
     leading = [*_resize_steps(flight, limits), *_xattr_steps(flight)]
     batches = _batches(flight, min(OPERATION_BYTES_MAX, limits.operation_bytes_max))
-    steps = (*leading, *next(batches, ()))
+    steps = (*leading, *next(batches, ())) or (Create(),)  # mtime alone
     begun_size = max(flight.kept_size, _end_of(steps))
     return Plan(
         Change(steps, guard, mtime_s),
