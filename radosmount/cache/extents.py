@@ -165,9 +165,12 @@ class ExtentMap:
         for offset, buffer in newer:
             self.write(offset, buffer)
 
-    def shifted(self, delta: int) -> "ExtentMap":
-        """A copy whose every extent lies `delta` bytes further on."""
+    def shifted(self, start: int, delta: int) -> "ExtentMap":
+        """A copy where the bytes from `start` on lie `delta` bytes further on."""
         moved = ExtentMap()
         for offset, buffer in self:
-            moved.write(offset + delta, buffer)
+            stays = min(max(start - offset, 0), len(buffer))
+            view = memoryview(buffer)
+            moved.write(offset, view[:stays])
+            moved.write(offset + stays + delta, view[stays:])
         return moved

@@ -85,7 +85,7 @@ class Flight:
     """What one flush stores: frozen when it starts.
 
     `is_new`: the store has no such object. `size` is the file's at that moment. `is_append`:
-    every extent was appended, none lies below `base.size`.
+    every extent was appended; what lies below `base.size` is stored already.
     """
 
     changes: Changes
@@ -105,6 +105,23 @@ class Flight:
         return self.is_new or self.kept_size == 0
 
 
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """An operation whose reply was lost: how the object looks if it was applied.
+
+    Its size is `size_min`, up to `size_max` where more operations followed. `pieces`: the bytes
+    written, as (offset, length, digest).
+    """
+
+    size_min: int
+    size_max: int
+    mtime_s: int
+    is_append: bool
+    pieces: tuple[tuple[int, int, bytes], ...]
+
+
+# Each attempt that is tried again and lost again adds one, if anything was written meanwhile.
+ATTEMPT_COUNT_MAX: Final = 16
 NOTHING: Final = ObjectStat(size=0, mtime_s=0, version=0)
 
 
@@ -120,14 +137,14 @@ class CachedFile:
         self.state = FileState.CLEAN
         self.is_new = base is None
         self.is_unlinked = False
-        self.is_outcome_unknown = False  # an earlier write may have been applied, or may yet be
+        self.attempts: list[Attempt] = []  # may have been applied, or may yet be
         self.is_suspect = False  # the store was seen at another version than `base`
         self.epoch = 0  # grows whenever an answer that was asked for before is outdated
         self.writer_count = 0  # handles open for writing
         self.orphan: Orphan | None = None  # the content, once unlinked while open
         self.error: RadosmountError | None = None  # of the last flush that failed
         self.error_count = 0
-        self.reported_error_count = 0  # how many of them some handle has heard of
+        self.reported_error_count = 0  # how many of them no later opener needs to hear of
         self._dirty = Changes()
         self._flight: Flight | None = None
         self._is_append = True  # all dirty extents were appended
@@ -149,6 +166,10 @@ class CachedFile:
     @property
     def needs_flush(self) -> bool:
         return self.state in (FileState.DIRTY, FileState.REDIRTIED)
+
+    @property
+    def is_in_flight(self) -> bool:
+        return self._flight is not None
 
     @property
     def stages_xattrs(self) -> bool:
@@ -259,7 +280,7 @@ class CachedFile:
         assert flight.changes.mtime_s is not None
         self.base = ObjectStat(flight.size, flight.changes.mtime_s, version)
         self.is_new = False
-        self.is_outcome_unknown = False
+        self.attempts.clear()
         self._flight = None
         self._apply(FileEvent.WRITE_SUCCEEDED)
         return flight.changes.extents.byte_count
@@ -268,20 +289,24 @@ class CachedFile:
         """The flight is not stored, or not all: its bytes are dirty again, under what was
         written since. Return how many bytes are held twice no more.
 
-        `begun`: the object as its first operation left it, where that one was stored.
+        `begun`: the object at its last known version, where the first operation was stored. It
+        may be shorter by now than `begun` says, but not longer.
         """
         flight = self.current_flight
         held = flight.changes.extents.byte_count + self._dirty.extents.byte_count
         changes = flight.changes
+        self._is_append = self._is_append and flight.is_append
         if begun is not None:
             self.base, self.is_new = begun, False
+            self._is_append = False  # some of it is stored: moving that would double it
             changes = replace(changes, cut=None, xattrs={})
         changes.absorb(self._dirty)
         self._dirty = changes
-        self._is_append = self._is_append and flight.is_append
         self._flight = None
         self.error = error
         self.error_count += 1
+        if self.writer_count:
+            self.reported_error_count = self.error_count  # those who have it open will hear
         self._apply(FileEvent.WRITE_FAILED)
         return held - changes.extents.byte_count
 
@@ -291,17 +316,32 @@ class CachedFile:
         flight = self._flight
         return flight is not None and flight.is_append and not flight.is_new and self._is_append
 
-    def move_appended(self, base: ObjectStat) -> None:
-        """Someone else appended first: put what we append behind it (POSIX O_APPEND)."""
+    def move_appended(self, base: ObjectStat, start: int | None = None) -> None:
+        """Someone else appended first: put what we append behind it (POSIX O_APPEND).
+
+        `start`: up to where our own bytes are stored already, at their place.
+        """
         assert self.can_move_appended
         flight = self.current_flight
-        delta = base.size - flight.base.size
-        flight.changes.extents = flight.changes.extents.shifted(delta)
-        self._dirty.extents = self._dirty.extents.shifted(delta)
+        start = flight.base.size if start is None else start
+        delta = base.size - start
+        flight.changes.extents = flight.changes.extents.shifted(start, delta)
+        self._dirty.extents = self._dirty.extents.shifted(start, delta)
         self._flight = replace(flight, base=base, size=flight.size + delta)
         self.base = base
         self.size += delta
+        self.attempts.clear()  # all were guarded by a version that is gone
         self.epoch += 1
+
+    def adopt(self, base: ObjectStat) -> None:
+        """An attempt was applied, and nothing else: the flight is stored anew, upon that."""
+        self._flight = replace(self.current_flight, base=base, is_new=False, is_append=False)
+        self.base, self.is_new = base, False
+        self.epoch += 1
+
+    def remember_attempt(self, attempt: Attempt) -> None:
+        if attempt not in self.attempts:
+            self.attempts = [*self.attempts, attempt][-ATTEMPT_COUNT_MAX:]
 
     # Hearing of the store
 
@@ -318,12 +358,6 @@ class CachedFile:
         self.base = stat
         self.size = stat.size
         return is_changed
-
-    def learn_version(self, before: int, after: int) -> None:
-        """We changed the object from version `before` to `after` outside a flush (xattrs)."""
-        if self.base.version == before:
-            self.base = replace(self.base, version=after)
-        self.epoch += 1
 
     def discard(self) -> int:
         """Forget what is dirty; return how many bytes were held. Not during a flush."""

@@ -4,14 +4,15 @@ Runs only as an operation of the sequencer, so never twice at once for one objec
 state of its own: the file's is in the file.
 """
 
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
 import trio
 
 from radosmount.cache.budget import Budget
-from radosmount.cache.file import CachedFile, Flight
+from radosmount.cache.file import Attempt, CachedFile, Flight
 from radosmount.cache.plan import Plan, plan_flush
 from radosmount.config import CacheConfig
 from radosmount.errors import ObjectExists, ObjectNotFound, StoreError, VersionConflict
@@ -57,11 +58,7 @@ class Flusher:
             plan, version = await self._store_first(file, flight)
         except StoreError as failure:
             raise FlushFailed(failure, None) from failure
-        try:
-            return await self._store_rest(file, plan.rest, version)
-        except StoreError as failure:
-            begun = replace(plan.begun, version=version)
-            raise FlushFailed(failure, begun) from failure
+        return await self._store_rest(file, plan, version)
 
     async def _store_first(self, file: CachedFile, flight: Flight) -> tuple[Plan, int]:
         """The guarded operation; a refusal is looked into before it counts as a conflict."""
@@ -70,39 +67,85 @@ class Flusher:
             try:
                 return plan, await self._apply(file, plan.first)
             except (ObjectExists, ObjectNotFound, VersionConflict) as refusal:
-                if file.is_outcome_unknown:
-                    version = await self._version_if_stored(file.key, plan, flight)
-                    if version:
-                        return plan, version
-                if not file.can_move_appended:
+                if not await self._rebase(file):
                     raise VersionConflict(f"{file.key.name!r}: {refusal}") from refusal
-                file.move_appended(await self._store.stat(file.key))
                 flight = file.current_flight
+            except StoreError as failure:
+                if failure.is_outcome_unknown:
+                    file.remember_attempt(_attempt(plan.first, plan, flight, flight.is_append))
+                raise
         raise VersionConflict(f"{file.key.name!r}: others append without end")
 
     def _plan(self, flight: Flight) -> Plan:
         config = self._config
         return plan_flush(flight, config.atomic_max_bytes, self._store.limits, config.conflict)
 
-    async def _store_rest(self, file: CachedFile, rest: Iterator[Change], version: int) -> int:
-        """The other operations, several at a time; they do not overlap."""
+    async def _rebase(self, file: CachedFile) -> bool:
+        """Put a refused flight upon the object as it is now, where that overwrites nobody.
+
+        After an unknown outcome a refused guard means either that our own write came through
+        late, or that someone else was there: size, mtime and bytes tell them apart.
+        """
+        try:
+            stat = await self._store.stat(file.key)
+            attempt = await self._applied_attempt(file, stat)
+        except ObjectNotFound:
+            return False
+        if file.can_move_appended:
+            is_ours = attempt is not None and attempt.is_append
+            file.move_appended(stat, attempt.size_min if attempt and is_ours else None)
+            return True
+        if attempt is None or not attempt.size_min <= stat.size <= attempt.size_max:
+            return False
+        file.adopt(stat)
+        return True
+
+    async def _applied_attempt(self, file: CachedFile, stat: ObjectStat) -> Attempt | None:
+        """The one that the object, at `stat`, shows to be applied."""
+        for attempt in reversed(file.attempts):
+            may_be_longer = attempt.is_append and file.can_move_appended
+            is_alike = (
+                attempt.size_min <= stat.size <= attempt.size_max
+                and _clamped_mtime_s(attempt.mtime_s) == stat.mtime_s
+            )
+            is_candidate = is_alike or (may_be_longer and attempt.size_min <= stat.size)
+            if is_candidate and await self._holds(file.key, attempt, stat.version):
+                return attempt
+        return None
+
+    async def _holds(self, key: ObjectKey, attempt: Attempt, version: int) -> bool:
+        for offset, length, digest in attempt.pieces:
+            result = await self._store.read(key, offset, length)
+            if result.version != version or _digest(result.data) != digest:
+                return False
+        return True
+
+    async def _store_rest(self, file: CachedFile, plan: Plan, version: int) -> int:
+        """The other operations, several at a time; they do not overlap.
+
+        Raises: FlushFailed.
+        """
         versions = [version]
         failures: list[StoreError] = []
+        flight = file.current_flight
 
         async def work() -> None:
-            for change in rest:
+            for change in plan.rest:
                 if failures:
                     return
                 try:
                     versions.append(await self._apply(file, change))
                 except StoreError as failure:
                     failures.append(failure)
+                    if failure.is_outcome_unknown:
+                        file.remember_attempt(_attempt(change, plan, flight, is_append=False))
 
         async with trio.open_nursery() as nursery:
             for _ in range(PARALLEL_OPERATION_COUNT_MAX):
                 nursery.start_soon(work)
         if failures:
-            raise failures[0]
+            begun = replace(plan.begun, size=flight.size, version=max(versions))
+            raise FlushFailed(failures[0], begun) from failures[0]
         return max(versions)
 
     async def _apply(self, file: CachedFile, change: Change) -> int:
@@ -117,26 +160,20 @@ class Flusher:
         self._progress(file)
         return version
 
-    async def _version_if_stored(self, key: ObjectKey, plan: Plan, flight: Flight) -> int:
-        """The version at which the object holds what `plan.first` writes; 0 where it does not.
 
-        After an unknown outcome a refused guard means either that our own write came through
-        late, or that someone else was there: the bytes and the size tell them apart.
-        """
-        try:
-            stat = await self._store.stat(key)
-            is_ours = plan.begun.size <= stat.size <= flight.size
-            if is_ours and await self._holds(key, plan.first):
-                return stat.version
-        except ObjectNotFound:
-            pass  # removed by someone else: not stored
-        return 0
+def _clamped_mtime_s(mtime_s: int) -> int:
+    """As `Change.mtime_s` says that the store has it."""
+    return min(max(mtime_s, 1), 2**32 - 1)
 
-    async def _holds(self, key: ObjectKey, change: Change) -> bool:
-        for step in change.steps:
-            if isinstance(step, Write | WriteFull) and step.data:
-                offset = step.offset if isinstance(step, Write) else 0
-                result = await self._store.read(key, offset, len(step.data))
-                if result.data != step.data:
-                    return False
-        return True
+
+def _attempt(change: Change, plan: Plan, flight: Flight, is_append: bool) -> Attempt:
+    pieces = tuple(
+        (step.offset if isinstance(step, Write) else 0, len(step.data), _digest(step.data))
+        for step in change.steps
+        if isinstance(step, Write | WriteFull) and step.data
+    )
+    return Attempt(plan.begun.size, flight.size, plan.begun.mtime_s, is_append, pieces)
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
