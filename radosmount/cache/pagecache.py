@@ -27,6 +27,7 @@ from radosmount.cache.sequencer import Sequencer, Ticket, settle
 from radosmount.config import MIB, CacheConfig, FlushMode
 from radosmount.errors import (
     DeadlineExceeded,
+    FilesystemError,
     FileTooBig,
     ObjectNotFound,
     StaleFile,
@@ -117,14 +118,15 @@ class PageCache:
     ) -> Buffer:
         """`held` was copied before: it may be stored, and held no more, when the store's older
         bytes arrive."""
-        is_clean = file.is_clean
+        is_clean, key = file.is_clean, file.key
         base_length = min(length, file.base_limit - offset)
         try:
-            result = await self._store.read(file.key, offset, base_length)
+            result = await self._store.read(key, offset, base_length)
         except ObjectNotFound as failure:
-            if file.orphan is not None:
-                return file.orphan.read(offset, length)
-            raise StaleFile(f"{file.key.name!r} was removed") from failure
+            if file.orphan is None and file.key == key:
+                raise StaleFile(f"{key.name!r} was removed") from failure
+        if file.orphan is not None or file.key != key:  # unlinked or renamed meanwhile
+            return await self.read(file, offset, length)
         if is_clean and file.is_clean:
             file.is_suspect = file.is_suspect or result.version != file.base.version
             return result.data
@@ -145,6 +147,7 @@ class PageCache:
         Raises: FileTooBig; DeadlineExceeded where no room came for `timeout`; with
         `flush=sync` the flush's error.
         """
+        self._check_storable(file)
         await self._reserve(len(data))
         offset = file.size if is_append else offset
         if file.orphan is not None:
@@ -152,25 +155,26 @@ class PageCache:
             file.orphan.write(offset, data)
             file.size = max(file.size, offset + len(data))
             return
-        if offset + len(data) > self._store.limits.object_bytes_max:
+        try:
+            self._check_change(file, offset + len(data))
+        except FilesystemError:
             self._budget.release(len(data))
-            raise FileTooBig(f"{file.key.name!r}: {offset + len(data)} bytes")
+            raise
         grown = file.write(offset, data, int(time.time()), is_append)
         self._budget.release(len(data) - grown)
         self._note_dirty(file)
         if self._config.flush is FlushMode.SYNC:
             await self.flush(file)
-        elif file.dirty_byte_count >= self._stream_bytes and not self._is_held_back(file):
+        elif file.dirty_byte_count >= self._stream_bytes and self._may_stream(file):
             self._start_flush(file)
 
     def truncate(self, file: CachedFile, size: int) -> None:
-        """Set the size, to be stored by the next flush. Raises: FileTooBig."""
-        if size > self._store.limits.object_bytes_max:
-            raise FileTooBig(f"{file.key.name!r}: {size} bytes")
+        """Set the size, to be stored by the next flush. Raises: FileTooBig; StaleFile."""
         if file.orphan is not None:
             file.orphan.truncate(size)
             file.size = size
             return
+        self._check_change(file, size)
         self._budget.release(file.truncate(size, int(time.time())))
         self._note_dirty(file)
 
@@ -182,10 +186,6 @@ class PageCache:
     def stage_xattr(self, file: CachedFile, name: bytes, value: bytes | None) -> None:
         """Set or (None) remove an xattr, to be stored by the next flush."""
         file.stage_xattr(name, value)
-        self._note_dirty(file)
-
-    def note_new(self, file: CachedFile) -> None:
-        """A file that the store does not have yet: its first flush makes the object."""
         self._note_dirty(file)
 
     def discard(self, file: CachedFile) -> None:
@@ -256,8 +256,14 @@ class PageCache:
 
     def has_failed_for_good(self, file: CachedFile) -> bool:
         """Whether the last flush failed in a way that trying again does not mend."""
+        return self.has_failed(file) and self._dirty[file].failed_for_good
+
+    def has_failed(self, file: CachedFile) -> bool:
+        """Whether the last flush failed, and none is under way."""
         schedule = self._dirty.get(file)
-        return schedule is not None and schedule.failed_for_good and not schedule.is_under_way
+        if schedule is None or schedule.is_under_way or file.is_in_flight:
+            return False
+        return schedule.retry_delay_s > 0
 
     def _start_flush(self, file: CachedFile) -> Ticket[bool]:
         schedule = self._dirty[file]
@@ -303,6 +309,24 @@ class PageCache:
 
     # Keeping count
 
+    def _check_change(self, file: CachedFile, size: int) -> None:
+        """Raises: FileTooBig; StaleFile."""
+        if file.is_unlinked:
+            raise StaleFile(f"{file.key.name!r} was removed")
+        if size > self._store.limits.object_bytes_max:
+            raise FileTooBig(f"{file.key.name!r}: {size} bytes")
+
+    def _check_storable(self, file: CachedFile) -> None:
+        """What can never be stored does not fill the cache. Raises: the flush's error."""
+        if file.unstored_byte_count >= self._stream_bytes and self.has_failed_for_good(file):
+            assert file.error is not None
+            raise file.error
+
+    def _may_stream(self, file: CachedFile) -> bool:
+        """What failed is tried again in its time only, not at every write."""
+        is_waiting = trio.current_time() < self._dirty[file].retry_at_s
+        return not is_waiting and not self._is_held_back(file)
+
     def _is_held_back(self, file: CachedFile) -> bool:
         """Whether a writer may still be making this one small enough to go out whole."""
         is_small = file.size <= self._config.atomic_max_bytes
@@ -336,7 +360,6 @@ class PageCache:
 
     def _note_failure(self, file: CachedFile, cause: StoreError) -> None:
         log.warning("%r is not stored, its bytes are kept: %s", file.key.name, cause)
-        file.is_outcome_unknown = file.is_outcome_unknown or cause.is_outcome_unknown
         schedule = self._dirty[file]
         schedule.failed_for_good = not cause.is_transient
         schedule.retry_delay_s = min(max(2 * schedule.retry_delay_s, 1.0), RETRY_DELAY_S_MAX)
