@@ -1,0 +1,61 @@
+"""What the tests of the cache and of the file system stand on: names, calls, and a cache that
+runs over a memory store."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import trio
+
+from radosmount.cache.file import CachedFile
+from radosmount.cache.pagecache import PageCache
+from radosmount.cache.sequencer import Sequencer
+from radosmount.config import CacheConfig
+from radosmount.store.interface import ObjectKey, ObjectStat
+from radosmount.store.memory import Call, MemoryStore
+
+POOL_ID = 1
+
+
+def key_of(name: bytes) -> ObjectKey:
+    return ObjectKey(POOL_ID, b"", name)
+
+
+def is_apply(call: Call) -> bool:
+    return call.method == "apply"
+
+
+def is_call(method: str) -> Callable[[Call], bool]:
+    return lambda call: call.method == method
+
+
+class CacheBench:
+    """A page cache over a memory store, with what vfs does to it in the tests' hands."""
+
+    def __init__(
+        self, nursery: trio.Nursery, store: MemoryStore | None = None, **settings: object
+    ) -> None:
+        self.store = store or MemoryStore()
+        self.config = replace(CacheConfig(), **settings)  # type: ignore[arg-type]
+        self.sequencer = Sequencer(nursery, self.config.timeout_s)
+        self.cache = PageCache(self.store, self.config, self.sequencer)
+
+    def new_file(self, name: bytes = b"f", writer_count: int = 1) -> CachedFile:
+        file = CachedFile(key_of(name), None)
+        file.writer_count = writer_count
+        self.cache.set_mtime(file, 1_500_000_000)
+        return file
+
+    def stored_file(self, content: bytes, name: bytes = b"f") -> CachedFile:
+        """An object that was there before, open for writing."""
+        self.store.put_now(key_of(name), content)
+        file = CachedFile(key_of(name), self.stat(name))
+        file.writer_count = 1
+        return file
+
+    def stat(self, name: bytes = b"f") -> ObjectStat:
+        found = self.store.stat_now(key_of(name))
+        assert found is not None
+        return found
+
+    def stored(self, name: bytes = b"f") -> bytes | None:
+        return self.store.read_now(key_of(name))
