@@ -62,7 +62,7 @@ def test_each_option_reaches_its_setting() -> None:
     assert (config.store.conf_path, config.store.keyring_path) == ("/c", "/k")
     assert (config.store.client_name, config.store.monitor_hosts) == ("client.web", "a;b")
     assert config.store.connect_timeout_s == 2.5
-    sections = (config.store, config.cache, config.view, config.fuse)
+    sections = (config.store, config.cache, config.view)
     assert {section.timeout_s for section in sections} == {9.0}
     assert (config.cache.size_bytes, config.cache.atomic_max_bytes) == (1024 * MIB, 64 * MIB)
     assert (config.cache.flush, config.cache.dirty_expire_s) == (FlushMode.LAZY, 1.0)
