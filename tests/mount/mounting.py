@@ -22,6 +22,7 @@ import pytest
 from radosmount.fuse.mounts import detach, find_mount
 from radosmount.lab import Lab
 
+PROGRAM: Final = ("-m", "radosmount")
 START_TIMEOUT_S: Final = 60
 STOP_TIMEOUT_S: Final = 60
 LOUD: Final = re.compile(r"WARNING|ERROR|CRITICAL|Traceback|Exception ignored")
@@ -38,11 +39,18 @@ class Mount:
         self._checked_bytes = 0
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 
-    def start(self, lab: Lab, source: str, options: str, words: Sequence[str]) -> None:
+    def start(
+        self,
+        lab: Lab,
+        source: str,
+        options: str = "",
+        words: Sequence[str] = (),
+        program: Sequence[str] = PROGRAM,
+    ) -> None:
         """Returns when the mount answers (READY of the notify protocol)."""
         if not find_mount(str(self.path)):
             self.path.mkdir(exist_ok=True)
-        command = [sys.executable, "-m", "radosmount", "-f", "-c", str(lab.conf_path), *words]
+        command = [sys.executable, *program, "-f", "-c", str(lab.conf_path), *words]
         command += ["-o", options, source, str(self.path)]
         environment = {**os.environ, "NOTIFY_SOCKET": str(self._listen())}
         with self.log_path.open("ab") as log:
@@ -118,12 +126,13 @@ def mounted(
     options: str = "",
     words: Sequence[str] = (),
     expected: Sequence[str] = (),
+    program: Sequence[str] = PROGRAM,
 ) -> Iterator[Mount]:
     """Mount `source` with these `-o` options and further words; ended by SIGTERM, unless the
     block has done so. `expected`: what may be loud in its log, as regular expressions."""
     mount = Mount(Path(tempfile.mkdtemp(prefix="mount.")))
     try:
-        mount.start(lab, source, options, words)
+        mount.start(lab, source, options, words, program)
         yield mount
         mount.stop()
         mount.check_log(expected)

@@ -15,8 +15,8 @@ import rados
 
 from radosmount.config import MIB
 from radosmount.lab import Lab
+from tests.mount.calls import fails, object_of, opened
 from tests.mount.mounting import Mount, mounted
-from tests.mount.test_files import fails, object_of, opened
 from tests.support.cluster import SHARED_POOL
 
 

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -18,28 +17,12 @@ import rados
 from radosmount.config import MIB
 from radosmount.fuse.mounts import find_mount
 from radosmount.lab import Lab
+from tests.mount.calls import eventually, exists, opened
 from tests.mount.mounting import Mount, mounted
-from tests.mount.test_files import opened
 from tests.support.cluster import SHARED_POOL
 
 SOURCE: Final = f"ceph:{SHARED_POOL}"
 READ_BYTES: Final = 64 * MIB
-
-
-def eventually(is_so: Callable[[], bool], within_s: float = 30) -> None:
-    """Poll what no event tells."""
-    deadline_s = time.monotonic() + within_s
-    while not is_so():
-        assert time.monotonic() < deadline_s, f"not within {within_s} s"
-        time.sleep(0.01)
-
-
-def exists(objects: rados.Ioctx, name: str) -> bool:
-    try:
-        objects.stat(name)
-    except rados.ObjectNotFound:
-        return False
-    return True
 
 
 def keep_writing(directory: Path, name: str) -> None:
@@ -75,7 +58,7 @@ def test_kill_9(lab: Lab, name: str, objects: rados.Ioctx) -> None:
             rewritten = objects.read(f"{name}-rewritten", READ_BYTES)
             assert len(rewritten) == 300_000
             assert len(set(rewritten)) == 1
-            mount.start(lab, SOURCE, "", ())
+            mount.start(lab, SOURCE)
         for path, content in expected.items():
             assert objects.read(path, len(content) + 1) == content
             assert (mount.path / path).read_bytes() == content
@@ -98,7 +81,7 @@ def test_kill_9_during_a_rename(lab: Lab, name: str, objects: rados.Ioctx) -> No
             for path in names:
                 assert objects.read(path, READ_BYTES) == content
                 objects.remove_object(path)
-            mount.start(lab, SOURCE, "", ())
+            mount.start(lab, SOURCE)
 
 
 @pytest.mark.parametrize("end", ["SIGTERM", "SIGINT", "fusermount3 -u", "umount", "radosmount"])

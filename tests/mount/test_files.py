@@ -1,6 +1,5 @@
 """What open, read, write, truncate, rename, unlink and utimens do, by system calls."""
 
-import contextlib
 import ctypes
 import errno
 import mmap
@@ -8,7 +7,7 @@ import os
 import stat
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +16,7 @@ import rados
 
 from radosmount.config import MIB
 from radosmount.lab import Lab
+from tests.mount.calls import fails, object_of, opened
 from tests.mount.mounting import Mount, mounted
 from tests.support.cluster import SHARED_POOL
 
@@ -31,35 +31,9 @@ def renameat2(old: Path, new: Path, flags: int) -> None:
         raise OSError(ctypes.get_errno(), "renameat2")
 
 
-def object_of(objects: rados.Ioctx, path: Path) -> bytes:
-    size, _ = objects.stat(path.name)
-    return objects.read(path.name, size + 1)
-
-
 def mtime_of(objects: rados.Ioctx, path: Path) -> int:
     """As `rados stat` tells it. The binding makes local time of it."""
     return int(time.mktime(objects.stat(path.name)[1]))
-
-
-@contextlib.contextmanager
-def fails(number: int) -> Iterator[None]:
-    with pytest.raises(OSError) as failure:  # noqa: PT011 - the errno is checked
-        yield
-    found = failure.value.errno or 0
-    assert errno.errorcode[found] == errno.errorcode[number]
-
-
-@contextlib.contextmanager
-def opened(path: Path, flags: int) -> Iterator[int]:
-    descriptor = os.open(path, flags, 0o666)
-    try:
-        yield descriptor
-    finally:
-        try:
-            os.close(descriptor)
-        except OSError as failure:
-            if failure.errno != errno.EBADF:  # some tests close by themselves
-                raise
 
 
 def test_close_and_fsync_store(file: Path, objects: rados.Ioctx) -> None:

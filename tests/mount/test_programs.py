@@ -14,6 +14,7 @@ import rados
 
 from radosmount.config import MIB
 from radosmount.lab import Lab
+from tests.mount.calls import object_of
 from tests.support.cluster import SHARED_POOL
 
 SIZES = [0, 1, 4096, 5 * MIB, 100 * MIB]
@@ -25,11 +26,6 @@ def run(*words: object, cwd: Path | None = None) -> str:
     )
     assert (result.returncode, result.stderr) == (0, ""), f"{words}: {result}"
     return result.stdout
-
-
-def object_of(objects: rados.Ioctx, path: Path) -> bytes:
-    size, _ = objects.stat(path.name)
-    return objects.read(path.name, size + 1)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -9,7 +9,7 @@ import pytest
 import rados
 
 from radosmount.lab import Lab
-from tests.mount.test_files import fails
+from tests.mount.calls import fails
 from tests.support.cluster import SHARED_POOL
 
 

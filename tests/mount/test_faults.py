@@ -1,0 +1,171 @@
+"""A dead OSD, a full pool, and bugs: errnos in time, and a mount that lives on."""
+
+import contextlib
+import errno
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYet
+from pathlib import Path
+from typing import Final
+
+import pytest
+import rados
+
+from radosmount.config import MIB
+from radosmount.lab import Lab
+from tests.mount.calls import can, eventually, fails, opened
+from tests.mount.mounting import mounted
+from tests.support.cluster import temporary_lab
+
+POOL: Final = "pool"
+BROKEN: Final = Path(__file__).parent / "broken_mount.py"
+TIMEOUT_S: Final = 3
+SLACK_S: Final = 7  # for a check that comes round, and a busy machine
+
+
+@pytest.fixture(scope="module")
+def own_lab() -> Iterator[Lab]:
+    with temporary_lab(pools=(POOL,)) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def client(own_lab: Lab) -> Iterator[rados.Ioctx]:
+    """The pool without a mount, and without a fork, whose child would close what is open."""
+    cluster = rados.Rados(name="client.admin", conffile=str(own_lab.conf_path))
+    cluster.connect(timeout=30)
+    with contextlib.closing(cluster.open_ioctx(POOL)) as ioctx:
+        yield ioctx
+    cluster.shutdown()
+
+
+@pytest.fixture
+def faulty(own_lab: Lab) -> Iterator[Lab]:
+    """A cluster whose OSD may be stopped; it goes on afterwards."""
+    yield own_lab
+    own_lab.signal("osd.0", signal.SIGCONT)
+
+
+def test_reads_of_a_dead_osd(faulty: Lab, name: str) -> None:
+    """A dead OSD gives ETIMEDOUT once nothing was acknowledged for `timeout`; the file works
+    again when the OSD does."""
+    content = os.urandom(8 * MIB)
+    with mounted(faulty, f"ceph:{POOL}", f"timeout={TIMEOUT_S}", expected=["."]) as mount:
+        path = mount.path / name
+        path.write_bytes(content)
+        with opened(path, os.O_RDONLY) as descriptor:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            faulty.signal("osd.0", signal.SIGSTOP)
+            for call in (lambda: os.pread(descriptor, 100, 5 * MIB), lambda: os.stat(path)):
+                began_s = time.monotonic()
+                with fails(errno.ETIMEDOUT):
+                    call()
+                assert TIMEOUT_S - 1 < time.monotonic() - began_s < TIMEOUT_S + SLACK_S
+            os.statvfs(mount.path)
+            faulty.signal("osd.0", signal.SIGCONT)
+            eventually(lambda: can(lambda: os.pread(descriptor, 100, 0)))
+            assert os.pread(descriptor, len(content), 0) == content
+        assert path.read_bytes() == content
+
+
+def test_writes_to_a_dead_osd(faulty: Lab, client: rados.Ioctx, name: str) -> None:
+    """A transient failure (ETIMEDOUT, ENOSPC, EDQUOT) keeps the bytes and tries again. Each
+    handle that is open at the failure hears of it, at fsync or close."""
+    with mounted(faulty, f"ceph:{POOL}", f"timeout={TIMEOUT_S}", expected=["."]) as mount:
+        path = mount.path / name
+        path.write_bytes(b"begin")
+        with (
+            opened(path, os.O_WRONLY) as first,
+            opened(path, os.O_WRONLY) as second,
+            opened(path, os.O_RDONLY) as reader,
+        ):
+            faulty.signal("osd.0", signal.SIGSTOP)
+            os.write(first, b"BEGIN")
+            began_s = time.monotonic()
+            with fails(errno.ETIMEDOUT):
+                os.fsync(first)
+            assert time.monotonic() - began_s < TIMEOUT_S + SLACK_S
+            assert os.pread(reader, 5, 0) == b"BEGIN"
+            eventually(lambda: "is not stored" in mount.log())
+            faulty.signal("osd.0", signal.SIGCONT)
+            eventually(lambda: client.read(name) == b"BEGIN")
+            with fails(errno.ETIMEDOUT):
+                os.fsync(second)
+            os.fsync(second)
+            can(lambda: os.fsync(first))  # has heard that it took too long, not yet of its end
+            os.fsync(first)
+
+
+def test_a_writer_waits_for_room(faulty: Lab, name: str) -> None:
+    """Bytes that are written and not stored yet take at most `cache_size`: a writer waits for
+    room."""
+    content = os.urandom(32 * MIB)
+    written = 0
+
+    def write(descriptor: int) -> None:
+        nonlocal written
+        while written < len(content):
+            written += os.write(descriptor, content[written : written + MIB])
+
+    options = "timeout=60,cache_size=8M"
+    with mounted(faulty, f"ceph:{POOL}", options, expected=["."]) as mount:
+        path = mount.path / name
+        with opened(path, os.O_WRONLY | os.O_CREAT) as descriptor, ThreadPoolExecutor(1) as writer:
+            faulty.signal("osd.0", signal.SIGSTOP)
+            writing = writer.submit(write, descriptor)
+            with pytest.raises(NotYet):
+                writing.result(3)
+            assert written <= 8 * MIB
+            faulty.signal("osd.0", signal.SIGCONT)
+            writing.result(60)
+        assert path.read_bytes() == content
+
+
+def test_a_full_pool(faulty: Lab, name: str) -> None:
+    """A transient failure (ETIMEDOUT, ENOSPC, EDQUOT) keeps the bytes and tries again. Each
+    handle that is open at the failure hears of it, at fsync or close."""
+    pool = f"{name}-full"
+    faulty.create_pool(pool)
+    faulty.ceph("osd", "pool", "set-quota", pool, "max_objects", "3")
+    with mounted(faulty, f"ceph:{pool}", expected=["."]) as mount:
+        for number in range(4):
+            (mount.path / str(number)).write_bytes(b"content")
+        with opened(mount.path / "0", os.O_RDWR) as descriptor:
+
+            def store_more() -> None:
+                os.lseek(descriptor, 0, os.SEEK_END)
+                os.write(descriptor, bytes(10_000))
+                os.fsync(descriptor)
+
+            eventually(lambda: not can(store_more, errno.EDQUOT, errno.ENOSPC), 60)
+            size = os.fstat(descriptor).st_size
+            assert int(faulty.rados("-p", pool, "stat", "0").split()[-1]) < size
+            (mount.path / "1").unlink()
+            faulty.ceph("osd", "pool", "set-quota", pool, "max_objects", "0")
+            eventually(lambda: can(lambda: os.fsync(descriptor), errno.EDQUOT, errno.ENOSPC))
+            assert len(faulty.rados("-p", pool, "get", "0", "-")) == size
+
+
+def test_bugs_become_eio(lab: Lab) -> None:
+    """One bad request never ends the mount, nor does the removal of a pool."""
+    expected = ["ZeroDivisionError", "unexpected", "Traceback", "ERROR", "WARNING"]
+    with mounted(lab, "ceph:", program=(str(BROKEN),), expected=expected) as mount:
+        directory = mount.path / "pool"
+        with fails(errno.EIO):
+            (directory / "stat-bug").stat()
+        with fails(errno.EIO):
+            (directory / "read-bug").read_bytes()
+        with fails(errno.EIO):
+            os.listxattr(directory / "xattr-bug")
+        with fails(errno.EIO):
+            (directory / "apply-bug").write_bytes(b"new")
+        with fails(errno.EIO):
+            (directory / "apply-bug").unlink()
+        assert mount.log().count("ZeroDivisionError") >= 5
+        (directory / "good").write_bytes(b"lives on")
+        assert (directory / "good").read_bytes() == b"lives on"
+        assert mount.process is not None
+        assert mount.process.poll() is None
