@@ -34,7 +34,8 @@ WAIT_FUNCTION: Final = "_wait_fuse_readable"
 # Other tasks (flushes, answers of the store) get their turn at least this often.
 REQUESTS_A_TURN: Final = 32
 # A lone caller on another core comes back with its next request before an idle core has been
-# woken: polling that long halves its round trip, at no more CPU than the wake-up costs.
+# woken: polling that long halves its round trip, at no more CPU than the wake-up costs. Not
+# while it waits for an answer that the store has yet to give.
 SPIN_S: Final = 30e-6
 _ENDED: Final = select.POLLERR | select.POLLHUP | select.POLLNVAL
 
@@ -66,11 +67,12 @@ class RequestLoop:
             self._after_init()
             self._after_init = None
         task = trio.lowlevel.current_task()
-        if self._reader is not task:
+        has_just_answered = self._reader is task
+        if not has_just_answered:
             if self._reader is not None:
                 await self._park(task)
             self._reader = task
-        if self._is_closed or not await self._wait_for_request():
+        if self._is_closed or not await self._wait_for_request(has_just_answered):
             self.close()
             return False
         self.request_count += 1
@@ -100,14 +102,14 @@ class RequestLoop:
         self._parked.append(task)
         await trio.lowlevel.wait_task_rescheduled(leave)
 
-    async def _wait_for_request(self) -> bool:
+    async def _wait_for_request(self, has_just_answered: bool) -> bool:
         """Nothing between a poll that says so and the read lets the request be taken back
         unseen for long: a blocking read would stop the whole process."""
         self._turn_request_count += 1
         if self._turn_request_count >= REQUESTS_A_TURN:
             self._turn_request_count = 0
             await trio.lowlevel.cancel_shielded_checkpoint()
-        events = self._poll.poll(0) or self._spin()
+        events = self._poll.poll(0) or (self._spin() if has_just_answered else [])
         while not events:
             self._turn_request_count = 0
             try:

@@ -5,12 +5,14 @@ librados's aio, whose callbacks crash in several ways and cannot tell an object'
 
     trio thread                            our threads
     call() -> waiting, by lane
-    _dispatch() -> inbox  ───────────────> function(state)
+    _dispatch() -> a worker's inbox ─────> function(state)
     _drain() <- one wake-up for many <──── done.append(...)
 
 Invariants:
-- All bookkeeping happens on the trio thread. A thread only takes from the inbox and appends
+- All bookkeeping happens on the trio thread. A thread only takes from its own inbox and appends
   to `_done`; its `state` is its own.
+- The worker that was busy last is the first to be busy again: a lone caller's calls all run on
+  one warm thread.
 - A droppable call is answered within `call_timeout_s`, even if it stands behind calls to a dead
   pool; any other is answered when it has ended, since until then it may still be applied.
 - At most `thread_count` calls run at once, and at most `lane_thread_count_max` of one lane (a
@@ -59,6 +61,13 @@ class _Lane:
     is_ready: bool = False  # it stands in `Executor._ready`
 
 
+@dataclass(eq=False, slots=True)
+class _Worker:
+    """One thread. None in its inbox ends it."""
+
+    inbox: "queue.SimpleQueue[_Call | None]" = field(default_factory=queue.SimpleQueue)
+
+
 class Executor(Generic[S]):
     """Runs `function(state)` on one of its threads; `state` is made and closed by that thread.
 
@@ -84,10 +93,10 @@ class Executor(Generic[S]):
         self._lanes: dict[Hashable, _Lane] = {}
         self._ready: collections.deque[_Lane] = collections.deque()
         self._running_count = 0
-        self._threads: list[threading.Thread] = []
+        self._workers: list[_Worker] = []
+        self._idle_workers: list[_Worker] = []
         self._live_thread_count = 0
-        self._inbox: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
-        self._done: collections.deque[tuple[_Call | None, outcome.Outcome[Any] | None]]
+        self._done: collections.deque[tuple[_Worker, _Call | None, outcome.Outcome[Any] | None]]
         self._done = collections.deque()
         self._is_wake_up_due = False
         self._is_closed = False
@@ -126,8 +135,8 @@ class Executor(Generic[S]):
         with trio.move_on_after(timeout_s, shield=True) as deadline:
             self._settle_idle()
             await self._idle.wait()
-            for _ in self._threads:
-                self._inbox.put(None)
+            for worker in self._workers:
+                worker.inbox.put(None)
             self._settle_ended()
             await self._ended.wait()
         if deadline.cancelled_caught:
@@ -179,8 +188,8 @@ class Executor(Generic[S]):
             lane.running_count += 1
             self._running_count += 1
             self._settle_lane(lane)
-            self._ensure_thread()
-            self._inbox.put(call)
+            worker = self._idle_workers.pop() if self._idle_workers else self._new_worker()
+            worker.inbox.put(call)
 
     def _settle_lane(self, lane: _Lane) -> None:
         """Let the lane stand in line while it may run something; forget it when unused."""
@@ -191,20 +200,19 @@ class Executor(Generic[S]):
             lane.is_ready = True
             self._ready.append(lane)
 
-    def _ensure_thread(self) -> None:
-        if len(self._threads) >= self._running_count:
-            return
-        # daemon: a thread blocked in librados must not keep the process from ending.
-        name = f"{self._name}-{len(self._threads)}"
-        thread = threading.Thread(target=self._work, name=name, daemon=True)
-        self._threads.append(thread)
+    def _new_worker(self) -> _Worker:
+        worker = _Worker()
+        name = f"{self._name}-{len(self._workers)}"
+        self._workers.append(worker)
         self._live_thread_count += 1
-        thread.start()
+        # daemon: a thread blocked in librados must not keep the process from ending.
+        threading.Thread(target=self._work, args=(worker,), name=name, daemon=True).start()
+        return worker
 
-    def _work(self) -> None:
+    def _work(self, worker: _Worker) -> None:
         """The life of one thread. Whatever a call raises is its caller's."""
         state: S | None = None
-        while (call := self._inbox.get()) is not None:
+        while (call := worker.inbox.get()) is not None:
             answer: outcome.Outcome[Any]
             try:
                 if state is None:
@@ -214,14 +222,16 @@ class Executor(Generic[S]):
                 answer = outcome.Error(_without_frames(failure))
             except BaseException as failure:
                 answer = outcome.Error(failure)
-            self._hand_over(call, answer)
+            self._hand_over(worker, call, answer)
             del call, answer  # else the last call's data lives until the next one
         if state is not None:
             state.close()
-        self._hand_over(None, None)
+        self._hand_over(worker, None, None)
 
-    def _hand_over(self, call: _Call | None, answer: outcome.Outcome[Any] | None) -> None:
-        self._done.append((call, answer))
+    def _hand_over(
+        self, worker: _Worker, call: _Call | None, answer: outcome.Outcome[Any] | None
+    ) -> None:
+        self._done.append((worker, call, answer))
         # `_drain` clears the flag before it looks, so an answer appended here is seen; two
         # threads that both find it clear wake the loop once too often, which is harmless.
         if not self._is_wake_up_due:
@@ -232,10 +242,11 @@ class Executor(Generic[S]):
     def _drain(self) -> None:
         self._is_wake_up_due = False
         while self._done:
-            call, answer = self._done.popleft()
+            worker, call, answer = self._done.popleft()
             if call is None or answer is None:
                 self._live_thread_count -= 1
             else:
+                self._idle_workers.append(worker)
                 self._finish(call, answer)
         self._dispatch()
         self._settle_idle()
