@@ -359,6 +359,18 @@ class CachedFile:
         self.size = stat.size
         return is_changed
 
+    def take_base(self, source: ObjectStat, version: int) -> None:
+        """The object was moved, and is at `version` now; `source` is what it was before.
+
+        If that is not what we knew, someone else has changed it.
+        """
+        is_known = source.version == self.base.version
+        self.base = replace(source, version=version)
+        if self.is_clean:
+            self.size = source.size
+            self.is_suspect = self.is_suspect or not is_known
+        self.epoch += 1
+
     def discard(self) -> int:
         """Forget what is dirty; return how many bytes were held. Not during a flush."""
         assert self._flight is None

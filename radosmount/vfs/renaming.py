@@ -96,25 +96,26 @@ class Renaming:
         orphan = None
         if target is not None:
             orphan, _ = await self._removal.copy_if_open(target, progress)
-        stat = await self._move(old, new, may_replace, progress)
+        source, version = await self._move(old, new, may_replace, progress)
         if target is not None:
             self._removal.finish(target, orphan)
         if node is not None:
-            self._take_name(node, new, stat)
+            self._take_name(node, new, source, version)
 
-    def _take_name(self, node: FileNode, key: ObjectKey, stat: ObjectStat) -> None:
+    def _take_name(self, node: FileNode, key: ObjectKey, source: ObjectStat, version: int) -> None:
         """What the handles have written meanwhile stays dirty, upon the moved object."""
         late = self._nodes.find_file(key)
         if late is not None:  # looked up while the object was there already
             self._nodes.unlink(late)
         self._nodes.rename(node, key)
-        node.file.base = stat
-        node.file.epoch += 1
+        node.file.take_base(source, version)
 
     async def _move(
         self, old: ObjectKey, new: ObjectKey, may_replace: bool, progress: Progress
-    ) -> ObjectStat:
-        """Copy and remove the source; begin again where someone changes either meanwhile."""
+    ) -> tuple[ObjectStat, int]:
+        """Return what the source was, and the version of what it became.
+
+        Copy and remove the source; begin again where someone changes either meanwhile."""
         for _ in range(ATTEMPT_COUNT_MAX):
             try:
                 source = await self._inspect(old)
@@ -123,7 +124,7 @@ class Renaming:
                 await self._store.apply(old, Change((Remove(),), AtVersion(source.stat.version)))
             except VersionConflict:
                 continue
-            return ObjectStat(source.stat.size, source.stat.mtime_s, version)
+            return source.stat, version
         raise VersionConflict(f"{old.name!r} is being changed again and again")
 
     async def _inspect(self, key: ObjectKey) -> _Source:
