@@ -32,7 +32,7 @@ class Removal:
         node = self._nodes.find_file(key)
         if node is None:
             await self._remove_object(key)
-        elif node.file.is_new:
+        elif node.file.is_new and not node.file.attempts:
             self.finish(node, Orphan() if node.open_count else None)
         else:
             await self._remove_known(node, progress)
@@ -70,6 +70,8 @@ class Removal:
                 continue
             except ObjectNotFound as failure:
                 self.finish(node, orphan)
+                if file.is_new:
+                    return  # the reply to its first flush was lost, and so was the request
                 raise NoSuchEntry(f"{file.key.name!r}") from failure
             self.finish(node, orphan)
             return
@@ -80,6 +82,9 @@ class Removal:
             await self._store.apply(key, Change((Remove(),)))
         except ObjectNotFound as failure:
             raise NoSuchEntry(f"{key.name!r}") from failure
+        node = self._nodes.find_file(key)
+        if node is not None and node.file.is_clean:  # looked up while the object was there
+            self.finish(node, None)
 
     async def _copy(self, file: CachedFile, progress: Progress) -> tuple[Orphan, int]:
         """Copy what of the store's content still counts, all of one version."""
@@ -94,8 +99,9 @@ class Removal:
     async def _copy_once(self, file: CachedFile, orphan: Orphan, progress: Progress) -> int | None:
         """The version of what was copied, 0 of nothing; None where it changed half way."""
         version = 0
-        for offset in range(0, file.base_limit, COPY_BYTES):
-            length = min(COPY_BYTES, file.base_limit - offset)
+        limit = file.base_limit  # a truncate makes it smaller meanwhile
+        for offset in range(0, limit, COPY_BYTES):
+            length = min(COPY_BYTES, limit - offset)
             try:
                 result = await self._store.read(file.key, offset, length)
             except ObjectNotFound:
