@@ -149,7 +149,8 @@ class NodeTable:
         """Move a file to a name that is free. Its number stays."""
         self._unname(node)
         node.file.key = key
-        self._by_identity[node.identity] = node
+        if self._by_ino.get(node.ino) is node:  # else forgotten meanwhile
+            self._by_identity[node.identity] = node
 
     def files(self) -> list[FileNode]:
         return [node for node in self._by_ino.values() if isinstance(node, FileNode)]
