@@ -253,6 +253,7 @@ class PageCache:
             file.error,
         )
         self.discard(file)
+        file.is_suspect = True  # the kernel has what is lost
 
     def has_failed_for_good(self, file: CachedFile) -> bool:
         """Whether the last flush failed in a way that trying again does not mend."""

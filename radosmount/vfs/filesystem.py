@@ -86,7 +86,7 @@ class Filesystem:
         self._removal = Removal(store, self._nodes, self._cache)
         self._renaming = Renaming(store, self._nodes, self._cache, self._sequencer, self._removal)
         self._directories = Directories(store, self._nodes, self._pools, self._objects)
-        self._xattrs = XattrCalls(store, self._pools, self._objects, self._cache, self._sequencer)
+        self._xattrs = XattrCalls(store, self._pools, self._objects, self._cache)
 
     async def start(self) -> None:
         """Find the root's pool and begin background work. Raises: MountError."""
@@ -229,18 +229,19 @@ class Filesystem:
     async def release(self, handle: int) -> None:
         """The last descriptor is gone. What came after the last flush (mmap) is stored now.
 
-        What has failed for good is not tried again: whoever opens the file next, which may be
-        the program that just closed it, must not meet bytes that are about to be given up.
+        What has just failed is not tried again here: close(2) has said so, and a second failure
+        would be news to nobody but the next opener. Nor must that one, which may be the program
+        that just closed the file, meet bytes that are about to be given up.
         """
         opened = self._files.pop(handle)
         node = opened.node
-        is_tried = not self._cache.has_failed_for_good(node.file)
+        node.file.writer_count -= opened.is_writable
+        is_due = opened.is_writable and self._flush_mode is not FlushMode.LAZY
         try:
-            if opened.is_writable and self._flush_mode is not FlushMode.LAZY and is_tried:
+            if is_due and not self._cache.has_failed(node.file):
                 await self._cache.flush(node.file)
         finally:
             node.open_count -= 1
-            node.file.writer_count -= opened.is_writable
             self._after_release(node)
 
     # Directories
@@ -348,7 +349,7 @@ class Filesystem:
         if not file.is_clean:
             self._cache.set_mtime(file, mtime_s)
         elif file.orphan is None:
-            await self._sequencer.run(file.key, lambda _: self._store_mtime(file, mtime_s))
+            await self._objects.in_turn(file, lambda: self._store_mtime(file, mtime_s))
 
     async def _store_mtime(self, file: CachedFile, mtime_s: int) -> None:
         if not file.is_clean:
@@ -400,6 +401,7 @@ class Filesystem:
     def _after_flush(self, file: CachedFile) -> None:
         node = self._nodes.find_file(file.key)
         if node is not None and node.file is file:
+            self._drop_if_given_up(node)
             self._nodes.drop_if_unused(node)
 
     def _after_release(self, node: FileNode) -> None:
@@ -407,10 +409,17 @@ class Filesystem:
         if not file.writer_count and self._cache.has_failed_for_good(file):
             self._cache.give_up(file)
             node.has_stale_pages = True  # the kernel has what is lost
+            self._drop_if_given_up(node)
         if not node.open_count and file.orphan is not None:
             file.orphan.close()
             file.orphan = None
         self._nodes.drop_if_unused(node)
+
+    def _drop_if_given_up(self, node: FileNode) -> None:
+        """A new file that could not be stored does not exist."""
+        if node.file.is_new and node.file.is_clean:
+            node.file.is_unlinked = True
+            self._nodes.unlink(node)
 
 
 def _is_for_writing(flags: int) -> bool:

@@ -6,7 +6,7 @@ flush finds out whether anyone else was there.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Final
 
@@ -14,7 +14,7 @@ import trio
 
 from radosmount.cache.file import CachedFile
 from radosmount.cache.pagecache import PageCache
-from radosmount.cache.sequencer import Sequencer
+from radosmount.cache.sequencer import Progress, Sequencer
 from radosmount.errors import (
     EntryExists,
     NoSuchEntry,
@@ -86,8 +86,9 @@ class Objects:
         Raises: StaleFile where it is gone.
         """
         file = node.file
-        if not file.is_clean or file.is_unlinked:
+        if not file.is_clean or file.orphan is not None:
             return
+        _check_linked(file)
         is_fresh = trio.current_time() - node.validated_s < freshness_s
         if is_fresh and not file.is_suspect:
             return
@@ -95,11 +96,13 @@ class Objects:
         try:
             stat = await self._store.stat(file.key)
         except ObjectNotFound as failure:
-            if file.epoch != epoch:
-                return  # renamed or unlinked here meanwhile
-            raise StaleFile(f"{file.key.name!r} was removed") from failure
+            if file.epoch == epoch:
+                raise StaleFile(f"{file.key.name!r} was removed") from failure
+            _check_linked(file)  # else it was renamed here meanwhile
+            return
         if file.epoch == epoch:
             self._observe(node, stat)
+        _check_linked(file)
 
     async def create(self, key: ObjectKey, is_exclusive: bool) -> FileNode:
         """A new empty file. With `is_exclusive` the object is made now, across all clients of
@@ -107,11 +110,37 @@ class Objects:
 
         Raises: EntryExists.
         """
-        if self._nodes.find_file(key) is not None and not is_exclusive:
+        if is_exclusive:
+            return await self._sequencer.run(key, lambda _: self._create_exclusively(key))
+        if self._nodes.find_file(key) is not None:
+            try:
+                await self.find(key)
+            except NoSuchEntry:
+                self._let_go(key)  # removed by someone else, while in use here
+        if self._nodes.find_file(key) is not None:
             raise EntryExists(f"{key.name!r}")
-        if not is_exclusive:
-            return self._enter_new(key)
-        return await self._sequencer.run(key, lambda _: self._create_exclusively(key))
+        return self._enter_new(key)
+
+    async def in_turn(self, file: CachedFile, operation: Callable[[], Awaitable[None]]) -> None:
+        """Run `operation` in the file's turn, under whatever name it has by then.
+
+        Raises: StaleFile where it was unlinked meanwhile; what the operation raises.
+        """
+        while not await self._ran_in_turn_of(file.key, file, operation):
+            pass  # renamed while it waited: the turn was another's
+
+    async def _ran_in_turn_of(
+        self, key: ObjectKey, file: CachedFile, operation: Callable[[], Awaitable[None]]
+    ) -> bool:
+        async def run(_: Progress) -> bool:
+            if file.key != key:
+                return False
+            if file.is_unlinked:
+                raise StaleFile(f"{key.name!r} was removed")
+            await operation()
+            return True
+
+        return await self._sequencer.run(key, run)
 
     async def change_beside(
         self, file: CachedFile, steps: tuple[Step, ...], mtime_s: int | None
@@ -122,6 +151,9 @@ class Objects:
         Raises: ObjectNotFound; StoreError.
         """
         before = file.base
+        if not before.version:  # only listed so far: there is nothing to compare with
+            await self._store.apply(file.key, Change(steps, Existence.PRESENT, mtime_s))
+            return
         try:
             version = await self._store.apply(
                 file.key, Change(steps, AtVersion(before.version), mtime_s)
@@ -156,6 +188,13 @@ class Objects:
             self._observe(node, stat)
         return node
 
+    def _let_go(self, key: ObjectKey) -> None:
+        """The object of that name is gone; who has the file open keeps an inode without name."""
+        node = self._nodes.find_file(key)
+        if node is not None and node.file.is_clean:
+            node.file.is_unlinked = True
+            self._nodes.unlink(node)
+
     def _enter_new(self, key: ObjectKey) -> FileNode:
         node = FileNode(CachedFile(key, None))
         self._nodes.add(node)
@@ -171,4 +210,10 @@ class Objects:
             version = await self._store.apply(key, Change((Create(),), Existence.ABSENT, mtime_s))
         except ObjectExists as refusal:
             raise EntryExists(f"{key.name!r}") from refusal
+        self._let_go(key)
         return self._enter(key, ObjectStat(size=0, mtime_s=mtime_s, version=version))
+
+
+def _check_linked(file: CachedFile) -> None:
+    if file.is_unlinked and file.orphan is None:
+        raise StaleFile(f"{file.key.name!r} was removed")

@@ -11,7 +11,6 @@ from typing import Final
 
 from radosmount.cache.file import CachedFile
 from radosmount.cache.pagecache import PageCache
-from radosmount.cache.sequencer import Sequencer
 from radosmount.errors import (
     ObjectNotFound,
     StaleFile,
@@ -36,14 +35,11 @@ UNLISTED_PREFIXES: Final = (b"lock.", b"striper.")
 class XattrCalls:
     """getxattr(2) and its family, on inodes."""
 
-    def __init__(
-        self, store: Store, pools: Pools, objects: Objects, cache: PageCache, sequencer: Sequencer
-    ) -> None:
+    def __init__(self, store: Store, pools: Pools, objects: Objects, cache: PageCache) -> None:
         self._store = store
         self._pools = pools
         self._objects = objects
         self._cache = cache
-        self._sequencer = sequencer
 
     async def get(self, node: Node, name: bytes) -> bytes:
         """Raises: XattrMissing; XattrTooBig; Unsupported; StaleFile."""
@@ -72,13 +68,15 @@ class XattrCalls:
         if value is not None and len(key) > NAME_BYTES_MAX:
             raise XattrNameInvalid(f"xattr name of {len(key)} bytes")
         file = node.file
+        if file.is_unlinked:
+            raise StaleFile(f"{file.key.name!r} was removed")
         await self._pools.check_writable(file.key.pool_id, file.key.namespace)
         if value is None and key not in await self._values(node):
             raise XattrMissing(f"xattr {name!r}")
         if file.stages_xattrs:
             self._cache.stage_xattr(file, key, value)
         else:
-            await self._sequencer.run(file.key, lambda _: self._store_one(file, key, value))
+            await self._objects.in_turn(file, lambda: self._store_one(file, key, value))
 
     async def _store_one(self, file: CachedFile, key: bytes, value: bytes | None) -> None:
         """An operation of the sequencer. The mtime stays: content did not change."""
@@ -86,13 +84,16 @@ class XattrCalls:
             self._cache.stage_xattr(file, key, value)
             return
         step = RemoveXattr(key) if value is None else SetXattr(key, value)
-        await self._objects.change_beside(file, (step,), mtime_s=None)
+        try:
+            await self._objects.change_beside(file, (step,), mtime_s=None)
+        except ObjectNotFound as failure:
+            raise StaleFile(f"{file.key.name!r} was removed") from failure
 
     async def _values(self, node: Node) -> Mapping[bytes, bytes]:
         if not isinstance(node, FileNode):
             return {}
         file = node.file
-        if file.is_new:
+        if file.is_new or file.is_unlinked:
             return with_staged({}, file)
         try:
             stored = await self._store.get_xattrs(file.key)
