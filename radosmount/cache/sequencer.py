@@ -46,10 +46,12 @@ class Ticket(Generic[T]):
         await self._event.wait()
 
     async def result(self) -> T:
-        """Wait; return what the operation returned or raise what it raised."""
+        """Wait; return what the operation returned or raise what it raised, to any number."""
         await self._event.wait()
-        assert self._outcome is not None
-        return self._outcome.unwrap()
+        if isinstance(self._outcome, outcome.Error):
+            raise self._outcome.error
+        assert isinstance(self._outcome, outcome.Value)  # unwrap() would serve one only
+        return self._outcome.value
 
 
 async def settle(

@@ -1146,3 +1146,16 @@ async def test_late_write_cannot_resurrect_with_last_writer(
     await mount.unlink(b"f")
     await mount.close(handle)
     assert mount.stored(b"f") is None
+
+
+async def test_two_who_sync_at_once(mount: MountBench, nursery: trio.Nursery) -> None:
+    """Two handles that sync one file at the same time both succeed."""
+    one, _ = await mount.create(b"f")
+    two = await mount.open(b"f")
+    await mount.fs.write(one, 0, b"abc")
+    with mount.store.paused():
+        nursery.start_soon(mount.fs.sync, one)
+        nursery.start_soon(mount.fs.sync, two)
+        await trio.testing.wait_all_tasks_blocked()
+    await trio.testing.wait_all_tasks_blocked()
+    assert mount.stored(b"f") == b"abc"

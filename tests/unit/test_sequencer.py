@@ -127,3 +127,20 @@ async def test_empty_queue_takes_no_memory(nursery: trio.Nursery) -> None:
         await ticket.result()
         await trio.testing.wait_all_tasks_blocked()
         assert sequencer.is_idle(A)
+
+
+async def test_any_number_may_wait(nursery: trio.Nursery) -> None:
+    """Two who wait for one operation both get its result, or its exception."""
+    sequencer, steps = Sequencer(nursery, 30), Steps()
+
+    async def fail() -> None:
+        await trio.lowlevel.checkpoint()
+        raise ValueError("oops")
+
+    ticket = sequencer.submit(A, steps.operation("1"))
+    steps.gates["1"].set()
+    assert [await ticket.result(), await ticket.result()] == ["1", "1"]
+    failing = sequencer.submit(A, fail)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="oops"):
+            await failing.result()
