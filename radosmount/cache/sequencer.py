@@ -50,8 +50,9 @@ class Ticket(Generic[T]):
         await self._event.wait()
         if isinstance(self._outcome, outcome.Error):
             raise self._outcome.error
-        assert isinstance(self._outcome, outcome.Value)  # unwrap() would serve one only
-        return self._outcome.value
+        assert isinstance(self._outcome, outcome.Value)
+        result: T = self._outcome.value  # unwrap() would serve one waiter only
+        return result
 
 
 async def settle(
