@@ -1,0 +1,114 @@
+"""Client processes: start one, wait for its mount, read what it used, end it.
+
+CPU is read from the process's own clock, exact to nanoseconds; /proc/PID/stat counts in ticks
+of 10 ms, which is as much as 100 creates use.
+"""
+
+import os
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+START_TIMEOUT_S: Final = 30.0
+END_TIMEOUT_S: Final = 60.0  # a client may have to write back what it holds
+POLL_INTERVAL_S: Final = 0.02
+CPU_CLOCK: Final = 2  # CPUCLOCK_SCHED of clock_getcpuclockid(3): all threads, ended ones too
+
+
+class PeerError(Exception):
+    """A peer did not start, mount, or end. One plain line."""
+
+
+def cpu_clock_s(pid: int) -> float:
+    """User and system seconds of a process, its ended threads included."""
+    return time.clock_gettime((~pid << 3) | CPU_CLOCK)
+
+
+def reply_count(pid: int) -> int:
+    """The write system calls of a process: for a FUSE daemon at rest, its replies."""
+    for line in Path(f"/proc/{pid}/io").read_text().splitlines():
+        name, _, value = line.partition(": ")
+        if name == "syscw":
+            return int(value)
+    return 0
+
+
+class MountProcess:
+    """A file system daemon in the foreground, and its mount point."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        path: Path,
+        log_path: Path,
+        environment: Mapping[str, str] | None = None,
+        umount: Sequence[str] = ("umount",),
+    ) -> None:
+        self.path = path
+        self._umount = umount
+        self._log_path = log_path
+        path.mkdir(parents=True, exist_ok=True)
+        with log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(environment or {})},
+                start_new_session=True,
+            )
+        try:
+            self._wait_until_mounted()
+        except PeerError:
+            self.close()
+            raise
+
+    def _wait_until_mounted(self) -> None:
+        device = self.path.parent.stat().st_dev
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while self.path.stat().st_dev == device:
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise PeerError(f"{self._process.args!r} did not mount: see {self._log_path}")
+            time.sleep(POLL_INTERVAL_S)
+
+    def pids(self) -> list[int]:
+        """The daemon and its children: some start a second process that serves."""
+        pid = self._process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [pid, *map(int, children)]
+
+    def cpu_s(self) -> float:
+        return sum(cpu_clock_s(pid) for pid in self.pids())
+
+    def replies(self) -> int:
+        return sum(reply_count(pid) for pid in self.pids())
+
+    def close(self) -> None:
+        """Unmount, and wait until the daemon has ended: it may write back what it holds."""
+        command = [*self._umount, str(self.path)]
+        try:
+            subprocess.run(command, capture_output=True, check=False, timeout=END_TIMEOUT_S)
+            self._process.wait(END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._kill()
+            raise PeerError(f"did not end within {END_TIMEOUT_S:.0f} s of its unmount") from None
+
+    def _kill(self) -> None:
+        subprocess.run(["umount", "-l", str(self.path)], capture_output=True, check=False)
+        self._process.kill()
+        self._process.wait()
+
+
+def run_quietly(command: Sequence[str], timeout_s: float = 60.0) -> str:
+    """Run a program to its end, return its output. Raises: PeerError."""
+    try:
+        done = subprocess.run(
+            command, capture_output=True, timeout=timeout_s, check=False, text=True
+        )
+    except (OSError, subprocess.TimeoutExpired) as failure:
+        raise PeerError(f"{command[0]}: {failure}") from failure
+    if done.returncode:
+        raise PeerError(f"{' '.join(command)}: {done.stderr.strip()[-300:]}")
+    return done.stdout

@@ -1,0 +1,190 @@
+"""Runs rows on peers, interleaved: every turn visits every row, every row every peer.
+
+Cold means: a fresh mount, its disk caches gone, the page cache dropped, the OSDs warm (whoever
+reads a row's files for the first time reads them once before, untimed).
+"""
+
+import json
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.driver import Args
+from benchmarks.past import VerifyError
+from benchmarks.peers.interface import ROOT, Peer, Place
+from benchmarks.peers.limit import RadosBench
+from benchmarks.processes import PeerError
+from benchmarks.result import Sample
+from benchmarks.rows import Row, Unit
+from radosmount.errors import MountError
+
+JOB_TIMEOUT_S: Final = 300.0
+DROP_PAGE_CACHE: Final = "1\n"  # proc(5), drop_caches; dentries go with the mount
+Progress = Callable[[str], None]
+
+
+class Runner:
+    def __init__(self, peers: Sequence[Peer], bench: RadosBench | None, progress: Progress) -> None:
+        self._peers = peers
+        self._bench = bench
+        self._progress = progress
+        self._made: set[str] = set()
+        self._filled: set[str] = set()
+        self._warmed: set[tuple[str, str]] = set()
+
+    def run(self, rows: Sequence[Row], turns: int, keep: Callable[[Sample], None]) -> None:
+        """`keep` gets every sample as soon as it is there."""
+        for turn in range(turns):
+            for number, row in enumerate(rows, start=1):
+                self._progress(f"turn {turn + 1}/{turns}, row {number}/{len(rows)}: {row.title}")
+                for peer in rotated(self._peers, turn + number):
+                    if self._does(peer, row):
+                        keep(self._say(row, self._sample(row, peer, turn)))
+                if self._bench and row.bench:
+                    keep(self._say(row, self._bench_sample(self._bench, row, turn)))
+
+    def _does(self, peer: Peer, row: Row) -> bool:
+        if row.key in peer.without or (peer.only and row.key not in peer.only):
+            return False
+        return peer.name != "librados" or row.limit is not None
+
+    def _say(self, row: Row, sample: Sample) -> Sample:
+        said = sample.failure or (
+            f"{sample.value:10.1f} {row.unit.value:6}"
+            f" {sample.client_cpu_s / sample.operation_count * 1e6:9.1f} µs CPU"
+        )
+        self._progress(f"    {sample.peer:18} {said}")
+        return sample
+
+    def _sample(self, row: Row, peer: Peer, turn: int) -> Sample:
+        """One turn. A peer that fails does not end the run."""
+        try:
+            return self._measure(row, peer, turn)
+        except (PeerError, VerifyError, MountError, OSError) as failure:
+            text = " ".join(str(failure).split()) or repr(failure)
+            return Sample(row=row.key, peer=peer.name, turn=turn, failure=text)
+
+    def _measure(self, row: Row, peer: Peer, turn: int) -> Sample:
+        self._fill(row, peer)
+        before = row.before
+        if row.files.is_kept and (peer.name, row.key) not in self._warmed:
+            before = row.job
+            self._warmed.add((peer.name, row.key))
+        if before and peer.name != "librados":
+            with peer.mount(row.files.folder) as place:
+                run_job(place, before)
+                place.settle()
+        drop_page_cache()
+        with peer.mount(row.files.folder) as place:
+            if row.is_warm:
+                run_job(place, row.job)
+            job = row.limit if peer.name == "librados" and row.limit else row.job
+            report = run_job(place, job)
+            place.settle()
+        if peer.name != "librados":
+            with peer.past(row.files.folder) as past:
+                row.verify(past, report["answer"])
+        return sample_of(row, peer.name, turn, report)
+
+    def _fill(self, row: Row, peer: Peer) -> None:
+        """Bring the folder to what the row begins with."""
+        folder = row.files.folder
+        home = peer.home(folder)
+        if home in self._filled:
+            return
+        if home not in self._made:
+            peer.make(folder)
+            self._made.add(home)
+        with peer.past(folder) as past:
+            past.clear()
+            past.put(row.files.make())
+        if row.files.is_kept:
+            self._filled.add(home)
+
+    def _bench_sample(self, bench: RadosBench, row: Row, turn: int) -> Sample:
+        assert row.bench
+        mode, depth, size = row.bench
+        try:
+            count, seconds, cpu_s = bench.measure(mode, depth, size)
+        except PeerError as failure:
+            return Sample(row=row.key, peer=bench.name, turn=turn, failure=str(failure))
+        amount = count * size / 2**20 if row.unit is Unit.BANDWIDTH else float(count)
+        return Sample(
+            row=row.key,
+            peer=bench.name,
+            turn=turn,
+            value=amount / seconds,
+            seconds=seconds,
+            operation_count=amount,
+            client_cpu_s=cpu_s,
+        )
+
+
+def rotated(peers: Sequence[Peer], by: int) -> list[Peer]:
+    """Each turn begins with another peer, so that none always follows the same one."""
+    start = by % len(peers)
+    return [*peers[start:], *peers[:start]]
+
+
+def drop_page_cache() -> None:
+    Path("/proc/sys/vm/drop_caches").write_text(DROP_PAGE_CACHE)
+
+
+def sample_of(row: Row, peer: str, turn: int, report: dict[str, Any]) -> Sample:
+    return Sample(
+        row=row.key,
+        peer=peer,
+        turn=turn,
+        value=row.value(report["seconds"]),
+        seconds=report["seconds"],
+        operation_count=row.operation_count,
+        client_cpu_s=report["client_cpu_s"] or report["cpu_s"],
+        driver_cpu_s=report["cpu_s"] if report["client_cpu_s"] else 0.0,
+        reply_count=report["replies"],
+    )
+
+
+def run_job(place: Place, job: Args) -> dict[str, Any]:
+    """Run the driver once. Raises: PeerError when it fails or takes too long."""
+    command, args = place.driver(job)
+    driver = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        return report_of(driver, place, args)
+    finally:
+        driver.kill()
+        driver.communicate()
+
+
+def report_of(driver: "subprocess.Popen[str]", place: Place, args: Args) -> dict[str, Any]:
+    assert driver.stdin
+    assert driver.stdout
+    driver.stdin.write(json.dumps(args) + "\n")
+    driver.stdin.flush()
+    if driver.stdout.readline() != "ready\n":
+        raise PeerError(complaint_of(driver))
+    cpu_s, replies = place.cpu_s(), place.replies()
+    try:
+        output, _ = driver.communicate("go\n", timeout=JOB_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        raise PeerError(f"more than {JOB_TIMEOUT_S:.0f} s") from None
+    used_s, replied = place.cpu_s() - cpu_s, place.replies() - replies
+    if driver.returncode:
+        raise PeerError(complaint_of(driver))
+    report: dict[str, Any] = json.loads(output)
+    return {**report, "client_cpu_s": used_s, "replies": replied}
+
+
+def complaint_of(driver: "subprocess.Popen[str]") -> str:
+    """The last line of what the driver said on stderr."""
+    driver.wait(10)
+    lines = driver.stderr.read().splitlines() if driver.stderr and not driver.stderr.closed else []
+    return lines[-1] if lines else f"the driver ended with {driver.returncode}"
