@@ -29,8 +29,9 @@ from typing import Final
 import pyfuse3
 import trio
 
-# The one private function of pyfuse3 that is replaced.
+# The private functions of pyfuse3 that are replaced: how a worker waits, and a worker's life.
 WAIT_FUNCTION: Final = "_wait_fuse_readable"
+WORKER_FUNCTION: Final = "_session_loop"
 # Other tasks (flushes, answers of the store) get their turn at least this often.
 REQUESTS_A_TURN: Final = 32
 # A lone caller on another core comes back with its next request before an idle core has been
@@ -134,7 +135,7 @@ class RequestLoop:
 
 def is_supported() -> bool:
     """Whether this is a pyfuse3 that we know."""
-    return hasattr(pyfuse3, WAIT_FUNCTION)
+    return hasattr(pyfuse3, WAIT_FUNCTION) and hasattr(pyfuse3, WORKER_FUNCTION)
 
 
 @contextmanager
@@ -143,12 +144,23 @@ def waiting_by(loop: RequestLoop | None) -> Iterator[None]:
     if loop is None:
         yield
         return
-    stock = getattr(pyfuse3, WAIT_FUNCTION)
+    stock_wait, stock_worker = (getattr(pyfuse3, f) for f in (WAIT_FUNCTION, WORKER_FUNCTION))
+
+    async def work(*args: object) -> None:
+        """A worker ends with the session only; one that read ENODEV (unmounted between our poll
+        and its read) still has the role, and would leave the others parked for ever."""
+        try:
+            await stock_worker(*args)
+        finally:
+            loop.close()
+
     setattr(pyfuse3, WAIT_FUNCTION, loop.wait_readable)
+    setattr(pyfuse3, WORKER_FUNCTION, work)
     try:
         yield
     finally:
-        setattr(pyfuse3, WAIT_FUNCTION, stock)
+        setattr(pyfuse3, WAIT_FUNCTION, stock_wait)
+        setattr(pyfuse3, WORKER_FUNCTION, stock_worker)
 
 
 def fuse_device_fd() -> int:
