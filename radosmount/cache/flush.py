@@ -91,6 +91,8 @@ class Flusher:
             attempt = await self._applied_attempt(file, stat)
         except ObjectNotFound:
             return False
+        except VersionConflict:
+            return True  # the next try is refused too, and looked into again
         if file.can_move_appended:
             is_ours = attempt is not None and attempt.is_append
             file.move_appended(stat, attempt.size_min if attempt and is_ours else None)
@@ -116,7 +118,9 @@ class Flusher:
     async def _holds(self, key: ObjectKey, attempt: Attempt, version: int) -> bool:
         for offset, length, digest in attempt.pieces:
             result = await self._store.read(key, offset, length)
-            if result.version != version or _digest(result.data) != digest:
+            if result.version != version:
+                raise VersionConflict(f"{key.name!r} changed while it was looked at")
+            if _digest(result.data) != digest:
                 return False
         return True
 
