@@ -59,10 +59,7 @@ class Pools:
         """Hear of new and removed pools, and which may be read. Never returns."""
         while True:
             await self.refresh()
-            try:
-                await self._probe()
-            except StoreError as failure:
-                log.info("cannot tell which pools may be read: %s", failure)
+            await self._probe()
             await trio.sleep(REFRESH_INTERVAL_S)
 
     async def refresh(self) -> None:
@@ -139,6 +136,7 @@ class Pools:
             await self._store.probe_read(pool.pool_id, b"")
         except PermissionDenied:
             self._hidden.add(pool.pool_id)
-        except PoolGone:
-            return
+        except StoreError as failure:
+            log.info("cannot tell whether pool %r may be read: %s", pool.name, failure)
+            return  # asked again with the next round
         self._probed.add(pool.pool_id)
