@@ -1,14 +1,17 @@
-"""One opendir: numbered entries, and errors that stay errors."""
+"""What a directory lists: numbered entries, and errors that stay errors."""
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 import pytest
+import trio
 
 from radosmount.errors import TimedOut
 from radosmount.store.interface import ListedObject, ObjectKey
-from radosmount.vfs.listing import DirectoryEntry, Listing, object_entries
-from radosmount.vfs.nodes import ObjectPlace
-from tests.support.stores import key_of
+from radosmount.vfs.listing import object_entries
+from radosmount.vfs.nodes import ROOT_INO, ObjectPlace
+from tests.support.mounts import MountBench
+from tests.support.stores import is_call, key_of
 
 PLACE = ObjectPlace(1, b"")
 
@@ -33,63 +36,63 @@ class Source:
             self.is_closed = True
 
 
-def listing_of(
+async def names(
     source: Source, unstored: list[ObjectKey] | None = None, path: tuple[bytes, ...] = ()
-) -> Listing:
-    return Listing(object_entries(PLACE, path, source.run(), unstored or []))
+) -> list[bytes]:
+    batches = object_entries(PLACE, path, source.run(), unstored or [])
+    return [entry.name async for batch in batches for entry in batch]
 
 
-async def names(listing: Listing) -> list[bytes]:
-    found: list[DirectoryEntry] = []
-    while (entry := await listing.entry(len(found))) is not None:
-        found.append(entry)
-    return [entry.name for entry in found]
-
-
-async def test_entries_keep_their_numbers() -> None:
-    """An entry has the same number whenever it is asked for."""
-    listing = listing_of(Source([b"a", b"b"], [b"c"]))
-    assert await names(listing) == [b"a", b"b", b"c"]
-    entry = await listing.entry(1)
-    assert entry == DirectoryEntry(b"b", key_of(b"b"))
-    assert await listing.entry(3) is None
+async def test_unstored_files_come_first_and_once() -> None:
+    """A file that the store does not list yet is there; when it is stored meanwhile, once."""
+    assert await names(Source([b"a", b"new"]), [key_of(b"new")]) == [b"new", b"a"]
 
 
 async def test_fetches_as_far_as_asked() -> None:
     """No more is asked of the store than the reader wants, and closing ends it."""
     source = Source([b"a"], [b"b"], [b"c"])
-    listing = listing_of(source)
-    await listing.entry(0)
+    batches = object_entries(PLACE, (), source.run(), [])
+    async with aclosing(batches):  # type: ignore[type-var]
+        assert await anext(batches) == []
+        assert [entry.name for entry in await anext(batches)] == [b"a"]
     assert source.fetched_count == 1
-    await listing.aclose()
     assert source.is_closed
-    await listing.aclose()
 
 
-async def test_failure_behind_what_was_listed() -> None:
-    """An error comes after the entries before it, again and again, never as an end."""
-    listing = listing_of(Source([b"a"], fails=True))
-    assert await listing.entry(0) is not None
-    for _ in range(2):
-        with pytest.raises(TimedOut):
-            await listing.entry(1)
-    assert await listing.entry(0) is not None
-
-
-async def test_unstored_files_come_first_and_once() -> None:
-    """A file that the store does not list yet is there; when it is stored meanwhile, once."""
-    listing = listing_of(Source([b"a", b"new"]), [key_of(b"new")])
-    assert await names(listing) == [b"new", b"a"]
+async def test_failure_is_passed_on() -> None:
+    """A listing that breaks off is an error, not an end."""
+    with pytest.raises(TimedOut):
+        await names(Source([b"a"], fails=True))
 
 
 async def test_overlong_names_go_on_in_directories() -> None:
     """Names over 255 bytes with the same beginning share one directory, listed once."""
     long = b"n" * 300
-    listing = listing_of(Source([long + b"1"], [long + b"2", b"short"]))
-    listed = await names(listing)
+    listed = await names(Source([long + b"1"], [long + b"2", b"short"]))
     assert len(listed) == 2
     assert b"short" in listed
     [directory] = [name for name in listed if name != b"short"]
     assert len(directory) == 255
-    below = listing_of(Source([long + b"1"], [long + b"2", b"short"]), path=(directory,))
-    assert len(await names(below)) == 2
+    below = await names(Source([long + b"1"], [long + b"2", b"short"]), path=(directory,))
+    assert len(below) == 2
+
+
+async def test_entries_keep_their_numbers(nursery: trio.Nursery) -> None:
+    """An entry has the same number as long as the directory is open, whatever comes and goes;
+    an error comes behind the entries before it, again and again."""
+    mount = MountBench(nursery)
+    await mount.fs.start()
+    for number in range(1500):  # a batch is 1000
+        mount.store.put_now(key_of(b"%04d" % number), b"")
+    mount.store.fail_next(TimedOut("no"), is_call("list_objects"), skip_count=2)
+    directory = mount.fs.open_directory(ROOT_INO)
+    for removed in (b"0001", b"0002"):
+        for index in (0, 999, 500):
+            entry = await mount.fs.list_entry(directory, index)
+            assert entry is not None
+            assert (entry.name, entry.next_index) == (b"%04d" % index, index + 1)
+            mount.fs.take_entry(entry, is_taken=False)
+        with pytest.raises(TimedOut):
+            await mount.fs.list_entry(directory, 1000)
+        mount.store.remove_now(key_of(removed))
+    await mount.fs.release_directory(directory)
