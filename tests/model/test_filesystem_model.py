@@ -1,6 +1,8 @@
 """The file system against a simple model: names, handles, bytes and xattrs."""
 
+import contextlib
 import os
+import random
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Final
@@ -11,7 +13,8 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from radosmount.errors import NoSpace, RadosmountError
+from radosmount.errors import NoSpace, RadosmountError, StaleFile
+from radosmount.store.memory import Call
 from radosmount.vfs.attributes import AttributeChange
 from radosmount.vfs.nodes import ROOT_INO
 from tests.support.mounts import MountBench
@@ -247,3 +250,83 @@ def test_filesystem_is_a_dict_of_bytearrays(
             nursery.cancel_scope.cancel()
 
     run_seeded(seed, main, jumps=False)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    ending=st.sampled_from(["unlink", "rename", "rename over", "nothing"]),
+    atomic_max=st.sampled_from([0, 1 << 20]),
+    is_stored=st.booleans(),
+)
+def test_writers_race_with_unlink_and_rename(
+    seed: int, ending: str, atomic_max: int, is_stored: bool
+) -> None:
+    """Whatever comes between write, sync, xattr, unlink and rename of one file: no late write
+    brings an unlinked object back, and a renamed one has every byte."""
+
+    async def main() -> None:
+        await play_race(random.Random(seed), ending, atomic_max, is_stored)
+
+    run_seeded(seed, main)
+
+
+async def play_race(rng: random.Random, ending: str, atomic_max: int, is_stored: bool) -> None:
+    async with trio.open_nursery() as nursery:
+        mount = MountBench(nursery, atomic_max_bytes=atomic_max)
+        await mount.fs.start()
+        if is_stored:
+            await mount.put(b"a", b"0123456789")
+        await mount.put(b"b", b"target")
+
+        async def delay(call: Call) -> None:
+            await trio.sleep(rng.random() / 10)
+
+        mount.store.delay = delay
+        handle = await mount.open(b"a") if is_stored else (await mount.create(b"a"))[0]
+        target = await mount.open(b"b")
+        ino = (await mount.stat(b"a")).ino
+        model = bytearray(b"0123456789" if is_stored else b"")
+
+        async def write() -> None:
+            for _ in range(8):
+                offset = rng.randrange(20)
+                await mount.fs.write(handle, offset, b"xyz")
+                resize(model, max(offset + 3, len(model)))
+                model[offset : offset + 3] = b"xyz"
+                assert await mount.read(handle) == bytes(model)
+                await trio.sleep(rng.random() / 10)
+
+        async def sync() -> None:
+            for _ in range(3):
+                await trio.sleep(rng.random() / 10)
+                await mount.fs.sync(handle)
+
+        async def decorate() -> None:
+            await trio.sleep(rng.random() / 5)
+            with contextlib.suppress(StaleFile):
+                await mount.fs.set_xattr(ino, b"user.k", b"v")
+                change = AttributeChange(mtime_ns=10**18)
+                await mount.fs.set_attributes(ino, change, has_handle=True)
+
+        async def end() -> None:
+            await trio.sleep(rng.random() / 2)
+            if ending == "unlink":
+                await mount.unlink(b"a")
+            elif ending != "nothing":
+                await mount.rename(b"a", b"c" if ending == "rename" else b"b")
+
+        async with trio.open_nursery() as race:
+            for task in (write, sync, sync, decorate, end):
+                race.start_soon(task)
+        assert await mount.read(handle) == bytes(model)
+        if ending == "rename over":
+            assert await mount.read(target) == b"target"
+        await mount.close(handle)
+        await mount.close(target)
+        name = {"unlink": None, "rename": b"c", "rename over": b"b", "nothing": b"a"}[ending]
+        expected = {b"b": b"target", **({name: bytes(model)} if name else {})}
+        stored = {name: mount.stored(name) for name in NAMES}
+        assert {name: data for name, data in stored.items() if data is not None} == expected
+        assert mount.fs.dirty_bytes() == 0
+        nursery.cancel_scope.cancel()
