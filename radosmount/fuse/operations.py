@@ -57,7 +57,7 @@ class Operations(Answering):
     async def lookup(
         self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        return entry_attributes(await self._filesystem.lookup(parent_inode, name))
+        return entry_attributes(await self._filesystem.lookup(parent_inode, name, ctx.pid))
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         try:
@@ -124,7 +124,7 @@ class Operations(Answering):
 
     @answers
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
-        return entry_attributes(await self._filesystem.get_attributes(inode))
+        return entry_attributes(await self._filesystem.get_attributes(inode, ctx.pid))
 
     @answers
     async def setattr(
@@ -159,7 +159,7 @@ class Operations(Answering):
 
     @answers
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
-        return _file_info(await self._filesystem.open(inode, flags))
+        return _file_info(await self._filesystem.open(inode, flags, ctx.pid))
 
     @answers
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:

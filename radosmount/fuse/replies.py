@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 # statfs(2) counts in units; df shows them as they are.
 UNIT_BYTES: Final = 4096
 NAME_BYTES_MAX: Final = 255
+ENTRY_TIMEOUT_S: Final = 1.0
 SECTOR_BYTES: Final = 512  # of st_blocks (stat(2))
 
 P = ParamSpec("P")
@@ -96,12 +97,14 @@ def _resumed(coroutine: Coroutine[Any, Any, T], trap: object) -> Generator[Any, 
 
 
 def entry_attributes(attributes: Attributes) -> pyfuse3.EntryAttributes:
-    """Time-outs of 0: any client of the cluster may change an object at any time, so the
-    kernel asks; it keeps pages as long as size and mtime stay."""
+    """Attributes time out at once: any client of the cluster may change an object at any time,
+    so the kernel asks, and keeps pages as long as size and mtime stay. A name may be kept for a
+    moment: whatever is done with it asks again, and answers ESTALE where the object is gone,
+    upon which the kernel looks the name up anew."""
     entry = pyfuse3.EntryAttributes()
     entry.st_ino = pyfuse3.InodeT(attributes.ino)
     entry.generation = 0
-    entry.entry_timeout = 0
+    entry.entry_timeout = ENTRY_TIMEOUT_S
     entry.attr_timeout = 0
     entry.st_mode = pyfuse3.ModeT(attributes.mode)
     entry.st_nlink = attributes.nlink

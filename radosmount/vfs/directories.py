@@ -1,6 +1,9 @@
 """The directories: the root, pools, and what over-long names go on in."""
 
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import trio
 
 from radosmount.errors import InvalidCall, NameTooLong, NoSuchEntry, NotDirectory, NotPermitted
 from radosmount.store.interface import ObjectKey, Store
@@ -9,16 +12,34 @@ from radosmount.vfs.listing import DirectoryEntry, Listing, object_entries, pool
 from radosmount.vfs.nodes import DirectoryNode, Node, NodeTable, ObjectPlace, RootNode
 from radosmount.vfs.objects import Objects
 from radosmount.vfs.pools import Pools
+from radosmount.vfs.statahead import StatAhead
+
+
+@dataclass(frozen=True, slots=True)
+class OpenDirectory:
+    """One opendir(3). `stat_ahead` outlives it: names are listed first, and asked for later."""
+
+    ino: int
+    listing: Listing
+    stat_ahead: StatAhead
 
 
 class Directories:
-    def __init__(self, store: Store, nodes: NodeTable, pools: Pools, objects: Objects) -> None:
+    def __init__(
+        self,
+        store: Store,
+        nodes: NodeTable,
+        pools: Pools,
+        objects: Objects,
+        nursery: trio.Nursery,
+    ) -> None:
+        self._nursery = nursery
         self._store = store
         self._nodes = nodes
         self._pools = pools
         self._objects = objects
 
-    async def child(self, parent: int, name: bytes) -> Node:
+    async def child(self, parent: int, name: bytes, caller: int) -> Node:
         """Raises: NoSuchEntry; NameTooLong."""
         directory = self._nodes[parent]
         if isinstance(directory, RootNode):
@@ -34,7 +55,7 @@ class Directories:
             key = _key(directory, name)
         except InvalidPath as failure:
             raise NoSuchEntry(str(failure)) from failure
-        return await self._objects.find(key)
+        return await self._objects.look_up(key, caller)
 
     async def key_for_change(self, parent: int, name: bytes) -> ObjectKey:
         """The object that a file of that name is, in a pool that may be written to.
@@ -51,23 +72,30 @@ class Directories:
         except InvalidPath as failure:
             raise InvalidCall(str(failure)) from failure
 
-    def open(self, ino: int) -> Listing:
+    def open(self, ino: int) -> OpenDirectory:
         node = self._nodes[ino]
         if isinstance(node, RootNode):
-            return Listing(pool_entries(self._pools))
+            return self._opened(ino, pool_entries(self._pools))
         if not isinstance(node, DirectoryNode):
             raise NotDirectory(f"inode {ino}")
-        return Listing(self._object_entries(node))
+        return self._opened(ino, self._object_entries(node))
 
-    def listed_node(self, ino: int, entry: DirectoryEntry) -> Node:
-        """The inode of an entry of the listing of `ino`."""
+    def listed_node(self, opened: OpenDirectory, entry: DirectoryEntry) -> Node:
+        """The inode of an entry that was listed."""
         if isinstance(entry.target, ObjectKey):
-            return self._objects.known(entry.target)
+            node = self._objects.known(entry.target)
+            if node.stat_ahead is not opened.stat_ahead:
+                opened.stat_ahead.add(node)
+            return node
         if isinstance(entry.target, ObjectPlace):
             return self._directory_node(entry.target, ())
-        parent = self._nodes[ino]
+        parent = self._nodes[opened.ino]
         assert isinstance(parent, DirectoryNode)
         return self._directory_node(parent.place, (*parent.path, entry.name))
+
+    def _opened(self, ino: int, batches: AsyncIterator[list[DirectoryEntry]]) -> OpenDirectory:
+        stat_ahead = StatAhead(self._nursery, self._objects.revalidate)
+        return OpenDirectory(ino, Listing(batches), stat_ahead)
 
     def _object_entries(self, node: DirectoryNode) -> AsyncIterator[list[DirectoryEntry]]:
         place = node.place

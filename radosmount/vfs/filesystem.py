@@ -29,11 +29,10 @@ from radosmount.errors import (
 )
 from radosmount.store.interface import Create, Store
 from radosmount.vfs.attributes import NS_PER_S, AttributeChange, Attributes, attributes_of
-from radosmount.vfs.directories import Directories
+from radosmount.vfs.directories import Directories, OpenDirectory
 from radosmount.vfs.handles import FileHandle, HandleTable
-from radosmount.vfs.listing import Listing
 from radosmount.vfs.nodes import ROOT_INO, DirectoryNode, FileNode, Node, NodeTable, RootNode
-from radosmount.vfs.objects import OPEN_FRESHNESS_S, Objects
+from radosmount.vfs.objects import Objects
 from radosmount.vfs.pools import Pools
 from radosmount.vfs.removal import Removal
 from radosmount.vfs.renaming import Renaming
@@ -76,7 +75,7 @@ class Filesystem:
         self._started_ns = time.time_ns()
         self._has_warned_of_modes = False
         self._files: HandleTable[FileHandle] = HandleTable()
-        self._listings: HandleTable[tuple[int, Listing]] = HandleTable()
+        self._open_directories: HandleTable[OpenDirectory] = HandleTable()
         self._nodes = NodeTable()
         self._pools = Pools(store, view)
         self._space = SpaceMeter(store)
@@ -85,7 +84,7 @@ class Filesystem:
         self._objects = Objects(store, self._nodes, self._cache, self._sequencer, invalidate)
         self._removal = Removal(store, self._nodes, self._cache)
         self._renaming = Renaming(store, self._nodes, self._cache, self._sequencer, self._removal)
-        self._directories = Directories(store, self._nodes, self._pools, self._objects)
+        self._directories = Directories(store, self._nodes, self._pools, self._objects, nursery)
         self._xattrs = XattrCalls(store, self._pools, self._objects, self._cache)
 
     async def start(self) -> None:
@@ -97,9 +96,12 @@ class Filesystem:
 
     # Names
 
-    async def lookup(self, parent: int, name: bytes) -> Attributes:
-        """One more reference of the kernel. Raises: NoSuchEntry."""
-        return self._referenced(await self._directories.child(parent, name))
+    async def lookup(self, parent: int, name: bytes, caller: int = 0) -> Attributes:
+        """One more reference of the kernel. `caller`: the thread that asks, 0 if unknown.
+
+        Raises: NoSuchEntry.
+        """
+        return self._referenced(await self._directories.child(parent, name, caller))
 
     def forget(self, inodes: Sequence[tuple[int, int]]) -> None:
         """The kernel gives back references, as (inode, count)."""
@@ -129,16 +131,11 @@ class Filesystem:
 
     # Attributes
 
-    async def get_attributes(self, ino: int) -> Attributes:
+    async def get_attributes(self, ino: int, caller: int = 0) -> Attributes:
         """Raises: StaleFile where the object is gone and nobody here has it open."""
         node = self._nodes[ino]
         if isinstance(node, FileNode):
-            try:
-                freshness_s = OPEN_FRESHNESS_S if node.open_count else 0.0
-                await self._objects.revalidate(node, freshness_s)
-            except StaleFile:
-                if not node.open_count:
-                    raise
+            await self._objects.get_attributes(node, caller)
         return self._attributes(node)
 
     async def set_attributes(
@@ -180,7 +177,7 @@ class Filesystem:
         key = await self._directories.key_for_change(parent, name)
         return self._referenced(await self._objects.create(key, is_exclusive=True))
 
-    async def open(self, ino: int, flags: int) -> OpenFile:
+    async def open(self, ino: int, flags: int, caller: int = 0) -> OpenFile:
         """Asks the store what the object is now (close-to-open).
 
         Raises: ReadOnly and AccessDenied where writing is asked for and not possible;
@@ -191,7 +188,7 @@ class Filesystem:
             raise IsDirectory(f"inode {ino}")
         if _is_for_writing(flags):
             await self._pools.check_writable(node.file.key.pool_id, node.file.key.namespace)
-        await self._objects.revalidate(node)
+        await self._objects.validate_for_open(node, caller)
         return self._opened(node, flags)
 
     async def read(self, handle: int, offset: int, length: int) -> Buffer:
@@ -247,15 +244,15 @@ class Filesystem:
     # Directories
 
     def open_directory(self, ino: int) -> int:
-        return self._listings.add((ino, self._directories.open(ino)))
+        return self._open_directories.add(self._directories.open(ino))
 
     async def list_entry(self, handle: int, index: int) -> ListedEntry | None:
         """The entry of that number; None behind the last. `take_entry` must follow."""
-        ino, listing = self._listings[handle]
-        entry = await listing.entry(index)
+        opened = self._open_directories[handle]
+        entry = await opened.listing.entry(index)
         if entry is None:
             return None
-        node = self._directories.listed_node(ino, entry)
+        node = self._directories.listed_node(opened, entry)
         return ListedEntry(entry.name, self._attributes(node), index + 1)
 
     def take_entry(self, entry: ListedEntry, is_taken: bool) -> None:
@@ -265,13 +262,11 @@ class Filesystem:
         self._nodes.drop_if_unused(node)
 
     async def release_directory(self, handle: int) -> None:
-        _, listing = self._listings.pop(handle)
-        await listing.aclose()
+        await self._open_directories.pop(handle).listing.aclose()
 
     async def sync_directory(self, handle: int) -> None:
         """fsync(2) of a directory: every file below it. Raises: the first error."""
-        ino, _ = self._listings[handle]
-        node = self._nodes[ino]
+        node = self._nodes[self._open_directories[handle].ino]
         files = self._cache.dirty_files
         if isinstance(node, DirectoryNode):
             files = tuple(file for file in files if node.place.holds(file.key))

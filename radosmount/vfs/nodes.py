@@ -10,10 +10,15 @@ object is unlinked has none, and lives on by its number only.
 
 import hashlib
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+import trio
 
 from radosmount.cache.file import CachedFile
 from radosmount.store.interface import ObjectKey
+
+if TYPE_CHECKING:
+    from radosmount.vfs.statahead import StatAhead
 
 ROOT_INO: Final = 1  # fuse(4): FUSE_ROOT_ID
 INO_MAX: Final = (1 << 63) - 1
@@ -69,6 +74,18 @@ class DirectoryNode(Node):
         return ("directory", self.place, self.path)
 
 
+@dataclass(frozen=True, slots=True)
+class Vouch:
+    """What an inode shows was right when the thread `caller` looked it up, at `looked_up_s`.
+
+    `may_open`: and was asked for then, so that an open by the same thread need not ask again.
+    """
+
+    caller: int
+    may_open: bool
+    looked_up_s: float
+
+
 class FileNode(Node):
     """An object. `open_count`: handles, whatever they are open for."""
 
@@ -78,6 +95,11 @@ class FileNode(Node):
         self.open_count = 0
         self.validated_s = float("-inf")  # when the store last said what it has (trio's clock)
         self.has_stale_pages = False  # the kernel may hold pages of another version
+        self.vouch: Vouch | None = None
+        self.stat_ahead: StatAhead | None = None  # of the last listing that had it
+        self.stat_ahead_index = 0
+        self.stat_under_way: trio.Event | None = None  # ahead of the kernel's asking
+        self.fetched_ahead_s = float("-inf")  # when such a stat came, until it is used
 
     @property
     def identity(self) -> Identity:

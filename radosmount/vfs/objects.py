@@ -33,11 +33,16 @@ from radosmount.store.interface import (
     Step,
     Store,
 )
-from radosmount.vfs.nodes import FileNode, NodeTable
+from radosmount.vfs.nodes import FileNode, NodeTable, Vouch
 
 # How long fstat(2) of an open file may answer from what its open heard: close-to-open asks for
 # no more, and `tail -f` on what another client appends polls once a second.
 OPEN_FRESHNESS_S: Final = 1.0
+# The kernel looks a path up for every open(2) and stat(2), in the thread that then sends OPEN
+# or GETATTR: one stat answers both.
+LOOKUP_FRESHNESS_S: Final = 0.05
+# How long a stat that was fetched ahead may wait to be asked for.
+AHEAD_FRESHNESS_S: Final = 1.0
 
 
 class Objects:
@@ -57,8 +62,21 @@ class Objects:
         self._sequencer = sequencer
         self._invalidate = invalidate
 
+    async def look_up(self, key: ObjectKey, caller: int) -> FileNode:
+        """The inode of an existing object, for the thread `caller` (0: unknown).
+
+        Raises: NoSuchEntry.
+        """
+        node = self._nodes.find_file(key)
+        is_fetched = node is not None and await self._take_fetched_ahead(node)
+        if node is None or not is_fetched:
+            node = await self.find(key)
+        if caller:
+            node.vouch = Vouch(caller, not is_fetched, trio.current_time())
+        return node
+
     async def find(self, key: ObjectKey) -> FileNode:
-        """The inode of an existing object. Raises: NoSuchEntry."""
+        """The inode of an existing object, as the store has it now. Raises: NoSuchEntry."""
         node = self._nodes.find_file(key)
         if node is not None and not node.file.is_clean:
             return node
@@ -79,6 +97,28 @@ class Objects:
             node = FileNode(CachedFile(key, ObjectStat(size=0, mtime_s=0, version=0)))
             self._nodes.add(node)
         return node
+
+    async def get_attributes(self, node: FileNode, caller: int) -> None:
+        """Let the inode show what the store has, for a stat(2) by the thread `caller`.
+
+        Raises: StaleFile where the object is gone and nobody here has it open.
+        """
+        if node.file.is_suspect or not (
+            self._take_vouch(node, caller, for_open=False) or await self._take_fetched_ahead(node)
+        ):
+            try:
+                await self.revalidate(node, OPEN_FRESHNESS_S if node.open_count else 0.0)
+            except StaleFile:
+                if not node.open_count:
+                    raise
+
+    async def validate_for_open(self, node: FileNode, caller: int) -> None:
+        """Hear what the object is at this open, by the thread `caller` (close-to-open).
+
+        Raises: StaleFile where it is gone.
+        """
+        if node.file.is_suspect or not self._take_vouch(node, caller, for_open=True):
+            await self.revalidate(node)
 
     async def revalidate(self, node: FileNode, freshness_s: float = 0.0) -> None:
         """Hear from the store what the object is now, unless that was `freshness_s` ago.
@@ -166,6 +206,24 @@ class Objects:
             new_mtime_s = before.mtime_s if mtime_s is None else mtime_s
             file.base = replace(before, version=version, mtime_s=new_mtime_s)
             file.epoch += 1
+
+    def _take_vouch(self, node: FileNode, caller: int, for_open: bool) -> bool:
+        """Whether the same thread has just looked it up. Good for one question."""
+        vouch, node.vouch = node.vouch, None
+        if vouch is None or vouch.caller != caller or (for_open and not vouch.may_open):
+            return False
+        is_fresh = trio.current_time() - vouch.looked_up_s < LOOKUP_FRESHNESS_S
+        return is_fresh and not node.file.is_unlinked
+
+    async def _take_fetched_ahead(self, node: FileNode) -> bool:
+        """Whether a stat of it was fetched ahead of this question. Good for one."""
+        if node.stat_ahead is not None:
+            node.stat_ahead.note_asked(node.stat_ahead_index)
+        if node.stat_under_way is not None:
+            await node.stat_under_way.wait()
+        age_s = trio.current_time() - node.fetched_ahead_s
+        node.fetched_ahead_s = float("-inf")
+        return age_s < AHEAD_FRESHNESS_S and not node.file.is_unlinked
 
     def _observe(self, node: FileNode, stat: ObjectStat) -> None:
         file = node.file

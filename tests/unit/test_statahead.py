@@ -1,0 +1,146 @@
+"""How few round trips look-ups, listings and opens take, and that none is one too few."""
+
+import os
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from radosmount.errors import NoSuchEntry, StoreFailure
+from radosmount.store.memory import Call
+from radosmount.vfs.filesystem import ListedEntry
+from radosmount.vfs.nodes import ROOT_INO
+from tests.support.mounts import MountBench
+from tests.support.stores import key_of
+
+CALLER, OTHER = 4711, 4712
+
+
+class Bench(MountBench):
+    """Counts the names that the store is asked to stat."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        super().__init__(nursery)
+        self.statted: list[bytes] = []
+        self.store.fail_next(StoreFailure("never"), self._count)
+
+    def _count(self, call: Call) -> bool:
+        if call.method == "stat" and call.key is not None:
+            self.statted.append(call.key.name)
+        return False
+
+    async def list(self) -> list[ListedEntry]:
+        directory = self.fs.open_directory(ROOT_INO)
+        entries: list[ListedEntry] = []
+        while (entry := await self.fs.list_entry(directory, len(entries))) is not None:
+            self.fs.take_entry(entry, is_taken=True)
+            entries.append(entry)
+        await self.fs.release_directory(directory)
+        return entries
+
+
+@pytest.fixture
+async def mount(nursery: trio.Nursery) -> Bench:
+    bench = Bench(nursery)
+    await bench.fs.start()
+    return bench
+
+
+async def test_one_stat_serves_lookup_and_open(mount: Bench) -> None:
+    """The open that follows a look-up by the same thread does not ask again."""
+    mount.store.put_now(key_of(b"f"), b"abc")
+    ino = (await mount.fs.lookup(ROOT_INO, b"f", CALLER)).ino
+    opened = await mount.fs.open(ino, os.O_RDONLY, CALLER)
+    assert mount.statted == [b"f"]
+    assert await mount.read(opened.handle) == b"abc"
+
+
+async def test_a_second_open_asks_again(mount: Bench) -> None:
+    """One look-up is good for one open, and for its own thread only."""
+    mount.store.put_now(key_of(b"f"), b"abc")
+    ino = (await mount.fs.lookup(ROOT_INO, b"f", CALLER)).ino
+    await mount.fs.open(ino, os.O_RDONLY, CALLER)
+    mount.store.put_now(key_of(b"f"), b"abcdef")
+    opened = await mount.fs.open(ino, os.O_RDONLY, CALLER)
+    assert await mount.read(opened.handle) == b"abcdef"
+    await mount.fs.lookup(ROOT_INO, b"f", CALLER)
+    mount.store.put_now(key_of(b"f"), b"abcdefghi")
+    opened = await mount.fs.open(ino, os.O_RDONLY, OTHER)
+    assert await mount.read(opened.handle) == b"abcdefghi"
+
+
+async def test_an_old_lookup_serves_nobody(mount: Bench, mock_clock: MockClock) -> None:
+    """An open some time after the look-up asks again."""
+    mount.store.put_now(key_of(b"f"), b"abc")
+    ino = (await mount.fs.lookup(ROOT_INO, b"f", CALLER)).ino
+    mock_clock.jump(1)
+    mount.store.put_now(key_of(b"f"), b"abcdef")
+    opened = await mount.fs.open(ino, os.O_RDONLY, CALLER)
+    assert await mount.read(opened.handle) == b"abcdef"
+
+
+async def test_a_plain_listing_asks_for_nothing(mount: Bench) -> None:
+    """`ls` costs no stats."""
+    for number in range(50):
+        mount.store.put_now(key_of(b"%d" % number), b"")
+    assert len(await mount.list()) == 50
+    await wait_all_tasks_blocked()
+    assert mount.statted == []
+
+
+async def test_stats_go_ahead_of_ls_l(mount: Bench) -> None:
+    """Asked for in the order of the listing, each file is asked for once, most of them ahead,
+    and what is shown is right."""
+    for number in range(50):
+        mount.store.put_now(key_of(b"%d" % number), bytes(number))
+    for count, entry in enumerate(await mount.list()):
+        if count == 5:
+            await wait_all_tasks_blocked()
+            assert len(mount.statted) > 10
+        attributes = await mount.fs.lookup(ROOT_INO, entry.name, CALLER)
+        assert attributes.size == int(entry.name)
+        assert (await mount.fs.get_attributes(attributes.ino, CALLER)).size == attributes.size
+    assert sorted(mount.statted) == sorted(b"%d" % number for number in range(50))
+
+
+async def test_an_open_does_not_trust_the_listing(mount: Bench) -> None:
+    """What was fetched ahead answers a stat, never an open."""
+    for number in range(20):
+        mount.store.put_now(key_of(b"%02d" % number), b"old")
+    entries = await mount.list()
+    for entry in entries[:3]:
+        await mount.fs.lookup(ROOT_INO, entry.name, CALLER)
+    await wait_all_tasks_blocked()
+    name = entries[4].name
+    assert name in mount.statted
+    mount.store.put_now(key_of(name), b"newer")
+    ino = (await mount.fs.lookup(ROOT_INO, name, CALLER)).ino
+    opened = await mount.fs.open(ino, os.O_RDONLY, CALLER)
+    assert await mount.read(opened.handle) == b"newer"
+
+
+async def test_what_was_fetched_ahead_serves_once(mount: Bench) -> None:
+    """A second stat of the same file asks the store."""
+    for number in range(20):
+        mount.store.put_now(key_of(b"%02d" % number), b"old")
+    entries = await mount.list()
+    for entry in entries[:3]:
+        await mount.fs.lookup(ROOT_INO, entry.name, CALLER)
+    await wait_all_tasks_blocked()
+    name = entries[4].name
+    mount.store.put_now(key_of(name), b"newer")
+    await mount.fs.lookup(ROOT_INO, name, CALLER)
+    assert (await mount.fs.lookup(ROOT_INO, name, OTHER)).size == 5
+
+
+async def test_a_file_that_went_meanwhile(mount: Bench) -> None:
+    """A listed file that is gone when it is asked for is ENOENT, ahead or not."""
+    for number in range(20):
+        mount.store.put_now(key_of(b"%02d" % number), b"")
+    entries = await mount.list()
+    mount.store.remove_now(key_of(entries[4].name))
+    for entry in entries[:3]:
+        await mount.fs.lookup(ROOT_INO, entry.name, CALLER)
+    await wait_all_tasks_blocked()
+    with pytest.raises(NoSuchEntry):
+        await mount.fs.lookup(ROOT_INO, entries[4].name, CALLER)
