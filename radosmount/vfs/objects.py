@@ -12,7 +12,7 @@ from typing import Final
 
 import trio
 
-from radosmount.cache.file import CachedFile
+from radosmount.cache.file import Attempt, CachedFile
 from radosmount.cache.pagecache import PageCache
 from radosmount.cache.sequencer import Progress, Sequencer
 from radosmount.errors import (
@@ -21,6 +21,7 @@ from radosmount.errors import (
     ObjectExists,
     ObjectNotFound,
     StaleFile,
+    StoreError,
     VersionConflict,
 )
 from radosmount.store.interface import (
@@ -202,6 +203,13 @@ class Objects:
             await self._store.apply(file.key, Change(steps, Existence.PRESENT, mtime_s))
             file.is_suspect = True
             return
+        except StoreError as failure:
+            if failure.is_outcome_unknown and not file.is_clean:
+                mtime_now_s = before.mtime_s if mtime_s is None else mtime_s
+                file.remember_attempt(
+                    Attempt(before.size, before.size, mtime_now_s, is_append=False, pieces=())
+                )
+            raise
         if file.base == before:
             new_mtime_s = before.mtime_s if mtime_s is None else mtime_s
             file.base = replace(before, version=version, mtime_s=new_mtime_s)

@@ -1023,6 +1023,20 @@ async def test_xattr_of_dirty_file(mount: MountBench) -> None:
     assert mount.store.xattrs_now(key_of(b"f")) == {b"color": b"blue"}
 
 
+async def test_lost_xattr_is_no_conflict(mount: MountBench) -> None:
+    """A setfattr whose reply was lost does not make the close of a written file a conflict."""
+    await mount.put(b"f", b"abc")
+    handle = await mount.open(b"f")
+    ino = (await mount.stat(b"f")).ino
+    await mount.fs.write(handle, 0, b"xyz1")
+    mount.store.fail_next(TimedOut("lost"), is_apply, applied=True)
+    with pytest.raises(TimedOut):
+        await mount.fs.set_xattr(ino, b"user.color", b"blue")
+    await mount.close(handle)
+    assert mount.stored(b"f") == b"xyz1"
+    assert mount.store.xattrs_now(key_of(b"f")) == {b"color": b"blue"}
+
+
 async def test_xattr_of_listed_file(mount: MountBench) -> None:
     """An xattr can be set on a file that was only listed so far."""
     mount.store.put_now(key_of(b"f"), b"abc")
