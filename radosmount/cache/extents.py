@@ -7,6 +7,9 @@ Invariants:
 - extents do not overlap, and two that touch within a block are one;
 - no extent crosses a multiple of `BLOCK_BYTES`, so that merging copies at most one block;
 - `byte_count` is the sum of their lengths.
+
+What was written in one piece and not changed since is the very `bytes` that came in: a stream
+reaches the store without being copied here.
 """
 
 from bisect import bisect_left
@@ -26,7 +29,7 @@ class _Block:
 
     def __init__(self) -> None:
         self.starts: list[int] = []
-        self.buffers: list[bytearray] = []
+        self.buffers: list[bytes | bytearray] = []
 
     def write(self, start: int, data: Buffer) -> int:
         """Overwrite from `start`; return by how many bytes the block's extents grew."""
@@ -34,7 +37,7 @@ class _Block:
         first, last = self._touched(start, end)
         if first == last:
             self.starts.insert(first, start)
-            self.buffers.insert(first, bytearray(data))
+            self.buffers.insert(first, bytes(data))
             return len(data)
         if last - first == 1 and self.starts[first] <= start:
             return self._write_into(first, start, data)
@@ -53,6 +56,8 @@ class _Block:
     def _write_into(self, index: int, start: int, data: Buffer) -> int:
         buffer = self.buffers[index]
         length_before = len(buffer)
+        if isinstance(buffer, bytes):
+            buffer = self.buffers[index] = bytearray(buffer)
         at = start - self.starts[index]
         buffer[at : at + len(data)] = data
         return len(buffer) - length_before
@@ -79,7 +84,7 @@ class _Block:
             keep = max(size - self.starts[-1], 0)
             dropped += len(buffer) - keep
             if keep:
-                del buffer[keep:]
+                self.buffers[-1] = buffer[:keep]
             else:
                 del self.starts[-1], self.buffers[-1]
         return dropped
@@ -94,7 +99,7 @@ class ExtentMap:
         self._blocks: dict[int, _Block] = {}
         self.byte_count = 0
 
-    def __iter__(self) -> Iterator[tuple[int, bytearray]]:
+    def __iter__(self) -> Iterator[tuple[int, bytes | bytearray]]:
         """(offset, bytes) of every extent, in order of offset."""
         for block_index in sorted(self._blocks):
             block = self._blocks[block_index]
@@ -113,19 +118,26 @@ class ExtentMap:
 
     def write(self, offset: int, data: Buffer) -> int:
         """Overwrite from `offset`; return by how much `byte_count` grew."""
-        grown = 0
-        view = memoryview(data)
-        while view:
-            block_index = offset // BLOCK_BYTES
-            piece = view[: (block_index + 1) * BLOCK_BYTES - offset]
-            block = self._blocks.get(block_index)
-            if block is None:
-                block = self._blocks[block_index] = _Block()
-            grown += block.write(offset, piece)
-            offset += len(piece)
-            view = view[len(piece) :]
+        if not data:
+            return 0
+        if offset // BLOCK_BYTES == (offset + len(data) - 1) // BLOCK_BYTES:
+            grown = self._write_block(offset, data)
+        else:
+            grown = 0
+            view = memoryview(data)
+            while view:
+                piece = view[: BLOCK_BYTES - offset % BLOCK_BYTES]
+                grown += self._write_block(offset, piece)
+                offset += len(piece)
+                view = view[len(piece) :]
         self.byte_count += grown
         return grown
+
+    def _write_block(self, offset: int, data: Buffer) -> int:
+        block = self._blocks.get(offset // BLOCK_BYTES)
+        if block is None:
+            block = self._blocks[offset // BLOCK_BYTES] = _Block()
+        return block.write(offset, data)
 
     def overlaps(self, offset: int, length: int) -> Iterator[tuple[int, memoryview]]:
         """The parts within offset..offset+length, in order, as views that a write invalidates."""

@@ -30,6 +30,8 @@ from radosmount.store.interface import (
 STEP_COUNT_MAX: Final = 256
 # Large enough to be fast, small enough that several are in flight and time out one by one.
 OPERATION_BYTES_MAX: Final = 4 * MIB
+# The first operation goes alone, since it has the guard: the rest should not wait for long.
+FIRST_OPERATION_BYTES_MAX: Final = MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ def plan_flush(
         steps: tuple[Step, ...] = (WriteFull(_whole_content(flight)), *_xattr_steps(flight))
         return Plan(Change(steps, guard, mtime_s), iter(()), ObjectStat(flight.size, mtime_s, 0))
     leading = [*_resize_steps(flight, limits), *_xattr_steps(flight)]
-    batches = _batches(flight, min(OPERATION_BYTES_MAX, limits.operation_bytes_max))
+    batches = _batches(flight, limits.operation_bytes_max)
     steps = (*leading, *next(batches, ())) or (Create(),)  # mtime alone
     begun_size = max(flight.kept_size, _end_of(steps))
     return Plan(
@@ -72,12 +74,17 @@ def _guard(flight: Flight, conflict: ConflictMode) -> Guard:
 
 
 def _whole_content(flight: Flight) -> bytes:
-    extents = list(flight.changes.extents)
-    if len(extents) == 1 and len(extents[0][1]) == flight.size:
-        return bytes(extents[0][1])
-    content = bytearray(flight.size)
-    flight.changes.extents.copy_into(content, 0)
-    return bytes(content)
+    """The extents, and zeros where there are none."""
+    pieces: list[bytes | bytearray] = []
+    end = 0
+    for offset, buffer in flight.changes.extents:
+        if offset > end:
+            pieces.append(bytes(offset - end))
+        pieces.append(buffer)
+        end = offset + len(buffer)
+    if flight.size > end:
+        pieces.append(bytes(flight.size - end))
+    return b"".join(pieces)
 
 
 def _xattr_steps(flight: Flight) -> Iterator[Step]:
@@ -98,14 +105,16 @@ def _resize_steps(flight: Flight, limits: Limits) -> Iterator[Step]:
             yield Write(flight.size - 1, b"\0")
 
 
-def _batches(flight: Flight, byte_count_max: int) -> Iterator[list[Step]]:
+def _batches(flight: Flight, operation_bytes_max: int) -> Iterator[list[Step]]:
     batch: list[Step] = []
     batch_bytes = 0
+    byte_count_max = min(FIRST_OPERATION_BYTES_MAX, OPERATION_BYTES_MAX, operation_bytes_max)
     for offset, buffer in flight.changes.extents:
         is_full = len(batch) == STEP_COUNT_MAX or batch_bytes + len(buffer) > byte_count_max
         if batch and is_full:
             yield batch
             batch, batch_bytes = [], 0
+            byte_count_max = min(OPERATION_BYTES_MAX, operation_bytes_max)
         batch.append(Write(offset, bytes(buffer)))
         batch_bytes += len(buffer)
     if batch:

@@ -80,17 +80,18 @@ def test_growing_to_the_very_limit() -> None:
 
 
 def test_large_flush_is_several_operations() -> None:
-    """A large flush begins with one guarded operation; the others only ask that it exists."""
+    """A large flush begins with a short guarded operation; the others, which wait for it, are
+    larger and only ask that the object exists."""
     file = file_of(10)
     for number in range(9):
         file.write(number * MIB, b"x" * MIB, 7)
     planned = plan(file.start_write())
     rest = list(planned.rest)
     assert planned.first.guard == AtVersion(5)
-    assert len(planned.first.steps) == 4
-    assert [len(change.steps) for change in rest] == [4, 1]
+    assert len(planned.first.steps) == 1
+    assert [len(change.steps) for change in rest] == [4, 4]
     assert {change.guard for change in rest} == {Existence.PRESENT}
-    assert planned.begun.size == 4 * MIB
+    assert planned.begun.size == MIB
 
 
 def test_many_small_extents_share_operations() -> None:
