@@ -6,10 +6,13 @@ into a `Config`, shows them in --help, and a test holds the man page to them.
 
 import enum
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
+
+
+Driver = Literal["auto", "binding", "native"]
 
 
 class FlushMode(enum.Enum):
@@ -42,6 +45,9 @@ class StoreConfig:
     timeout_s: float = 30.0
     thread_count: int = 32
     pool_thread_count_max: int = 16  # one dead pool never takes all threads
+    # Who calls librados: our compiled module, or the `rados` binding on threads. `auto` is the
+    # module where it is built. With the module the two counts bound what is in flight.
+    driver: Driver = "auto"
 
 
 @dataclass(frozen=True, slots=True)

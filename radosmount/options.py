@@ -9,9 +9,9 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, get_args
 
-from radosmount.config import CacheConfig, Config, ConflictMode, FlushMode
+from radosmount.config import CacheConfig, Config, ConflictMode, Driver, FlushMode
 from radosmount.errors import UsageError
 
 Settings = dict[str, object]  # "section.field" of a Config: its value
@@ -93,6 +93,12 @@ def parse_names(text: str) -> str:
         raise ValueError("is not there yet: use names=flat")
     if text != "flat":
         raise ValueError("must be flat")
+    return text
+
+
+def parse_driver(text: str) -> str:
+    if text not in get_args(Driver):
+        raise ValueError("must be one of " + ", ".join(get_args(Driver)))
     return text
 
 
@@ -198,6 +204,9 @@ OPTIONS: Final = (
     Option("allow_other", "", "other users may use the mount", ("fuse.allow_other",)),
     Option("stock_fuse", "", "serve by libfuse and pyfuse3 as they are, without our request loop",
            ("fuse.is_tuned",), constant=False),
+    Option("driver", "NAME", "call librados by our compiled module (`native`), by python3-rados "
+           "(`binding`), or by the module where it is built (`auto`)", ("store.driver",),
+           Kind(parse_driver)),
     Option("log_file", "FILE", "append log lines to this file", ("process.log_path",), TEXT,
            default="syslog; stderr with -f"),
 )  # fmt: skip

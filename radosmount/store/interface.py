@@ -205,6 +205,13 @@ class Store(Protocol):
     async def read(self, key: ObjectKey, offset: int, length: int) -> ReadResult:
         """At most `length` bytes from `offset`; b"" at or after the end. Raises: ObjectNotFound."""
 
+    async def stat_and_read(self, key: ObjectKey, length: int) -> tuple[ObjectStat, ReadResult]:
+        """Its state and at most its first `length` bytes, in one round trip where the driver can.
+
+        Each part tells its version: they are the same but where it takes two round trips and the
+        object was changed between. Raises: ObjectNotFound.
+        """
+
     async def apply(self, key: ObjectKey, change: Change) -> int:
         """Apply all steps or none; return the object's new version (0 where it is removed).
 

@@ -174,6 +174,11 @@ class MemoryStore:
             found = self._found(key)
             return ReadResult(bytes(found.data[offset : offset + length]), found.version)
 
+    async def stat_and_read(self, key: ObjectKey, length: int) -> tuple[ObjectStat, ReadResult]:
+        async with self._call(Call("stat_and_read", key)):
+            found = self._found(key)
+            return _stat(found), ReadResult(bytes(found.data[:length]), found.version)
+
     async def apply(self, key: ObjectKey, change: Change) -> int:
         assert change.steps, "a change without steps does nothing, not even to mtime"
         async with self._call(Call("apply", key, change)):

@@ -1,4 +1,5 @@
-"""RadosStore while daemons stand still, pools go and quotas fill. On a lab of its own."""
+"""RadosStore while daemons stand still, pools go and quotas fill, by either driver. On a lab of
+its own."""
 
 import contextlib
 import itertools
@@ -30,9 +31,17 @@ def own_lab() -> Iterator[Lab]:
         yield running
 
 
+@pytest.fixture(params=["binding", "native"])
+def driver(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    if name == "native":
+        pytest.importorskip("radosmount.store.rados.native._native", reason="not built")
+    return name
+
+
 @pytest.fixture
-async def store(own_lab: Lab) -> AsyncIterator[RadosStore]:
-    opened = await open_rados_store(config(own_lab))
+async def store(own_lab: Lab, driver: str) -> AsyncIterator[RadosStore]:
+    opened = await open_rados_store(config(own_lab, driver=driver))
     yield opened
     await opened.aclose()
 
@@ -126,6 +135,49 @@ async def test_frozen_osd(own_lab: Lab, store: RadosStore, key: ObjectKey) -> No
     assert key.name in await list_names(store, key.pool_id)
 
 
+async def test_end_with_a_frozen_osd(own_lab: Lab, driver: str) -> None:
+    """The end waits for what is in flight, which a time-out ends, and then for nothing."""
+    store = await open_rados_store(config(own_lab, driver=driver))
+    key = ObjectKey(pool_id(store, POOL), b"", b"object")
+    await put(store, key, b"x")
+    with frozen(own_lab, "osd.0"):
+        with trio.move_on_after(0.1):
+            await put(store, key, b"y")
+        begin_s = time.monotonic()
+        await store.aclose()
+        assert time.monotonic() - begin_s < TIMEOUT_S + SLACK_S
+        with pytest.raises(errors.Disconnected):
+            await store.stat(key)
+
+
+async def test_a_pool_that_stands_still_leaves_the_rest(
+    own_lab: Lab, store: RadosStore, key: ObjectKey
+) -> None:
+    """More calls than may be in flight, large ones too, never stop the loop; all end in time."""
+    heartbeat_max_s = 0.0
+
+    async def fail(number: int) -> None:
+        with contextlib.suppress(errors.TimedOut):
+            await put(store, key._replace(name=b"%d" % number), bytes(4 << 20))
+        with contextlib.suppress(errors.TimedOut):
+            await store.read(key._replace(name=b"%d" % number), 0, 128 << 20)
+
+    async def watch() -> None:
+        nonlocal heartbeat_max_s
+        while True:
+            begin_s = time.monotonic()
+            await trio.sleep(0.05)
+            heartbeat_max_s = max(heartbeat_max_s, time.monotonic() - begin_s)
+
+    with frozen(own_lab, "osd.0"), trio.move_on_after(2 * TIMEOUT_S):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch)
+            for number in range(200):
+                nursery.start_soon(fail, number)
+    assert heartbeat_max_s < 1.0
+    await serves_again(own_lab, store, key)
+
+
 async def test_cancelling_needs_no_osd(own_lab: Lab, store: RadosStore, key: ObjectKey) -> None:
     """A task leaves its call at once, however long that still takes."""
     await put(store, key, b"x")
@@ -159,9 +211,9 @@ async def test_frozen_monitor(own_lab: Lab, store: RadosStore, key: ObjectKey) -
     await store.usage()
 
 
-async def test_end_with_a_frozen_monitor(own_lab: Lab) -> None:
+async def test_end_with_a_frozen_monitor(own_lab: Lab, driver: str) -> None:
     """It says at once that a call is stuck, instead of waiting or crashing."""
-    store = await open_rados_store(config(own_lab))
+    store = await open_rados_store(config(own_lab, driver=driver))
     with frozen(own_lab, "mon.a"):
         with trio.move_on_after(0.1):
             await store.refresh_pools()

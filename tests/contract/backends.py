@@ -1,4 +1,4 @@
-"""The two stores under one suite, and what the suite does to them from outside."""
+"""The stores under one suite, and what the suite does to them from outside."""
 
 import contextlib
 import itertools
@@ -6,7 +6,7 @@ import uuid
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from radosmount.config import StoreConfig
+from radosmount.config import Driver, StoreConfig
 from radosmount.lab import Lab
 from radosmount.store.interface import ObjectKey, Store
 from radosmount.store.memory import MemoryStore
@@ -65,8 +65,11 @@ class MemoryBackend:
 
 
 class RadosBackend:
-    def __init__(self, lab: Lab, store: RadosStore, pool_id: int) -> None:
+    """By one of the two drivers."""
+
+    def __init__(self, lab: Lab, store: RadosStore, pool_id: int, driver: Driver) -> None:
         self._lab = lab
+        self._driver = driver
         self._others: list[RadosStore] = []
         self.store: Store = store
         self.pool_id = pool_id
@@ -98,14 +101,15 @@ class RadosBackend:
     async def _with_caps(self, osd_caps: str) -> Store:
         name = f"contract-{next(_numbers)}"
         keyring = self._lab.add_user(name, mon="allow r", osd=osd_caps)
-        config = store_config(self._lab, client_name=f"client.{name}", keyring_path=str(keyring))
+        who = {"client_name": f"client.{name}", "keyring_path": str(keyring)}
+        config = store_config(self._lab, driver=self._driver, **who)
         self._others.append(await open_rados_store(config))
         return self._others[-1]
 
 
-async def open_rados_backend(lab: Lab, pool: str) -> RadosBackend:
-    store = await open_rados_store(store_config(lab))
-    return RadosBackend(lab, store, pool_id_of(store, pool))
+async def open_rados_backend(lab: Lab, pool: str, driver: Driver) -> RadosBackend:
+    store = await open_rados_store(store_config(lab, driver=driver))
+    return RadosBackend(lab, store, pool_id_of(store, pool), driver)
 
 
 def store_config(lab: Lab, **settings: Any) -> StoreConfig:

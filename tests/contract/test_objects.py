@@ -41,6 +41,17 @@ async def test_read(store: Store, key: ObjectKey) -> None:
         assert (await store.read(key, offset, length)).data == expected
 
 
+async def test_stat_and_read(store: Store, key: ObjectKey) -> None:
+    """What stat says, and the first bytes, at one version."""
+    with pytest.raises(errors.ObjectNotFound):
+        await store.stat_and_read(key, 4)
+    await put(store, key, b"0123456789")
+    for length in (0, 4, 10, 100):
+        stat, found = await store.stat_and_read(key, length)
+        assert (stat, found.version) == (await store.stat(key), stat.version)
+        assert found.data == b"0123456789"[:length]
+
+
 async def test_missing_object(store: Store, key: ObjectKey) -> None:
     for call in (store.stat(key), store.get_xattrs(key), store.get_omap(key)):
         with pytest.raises(errors.ObjectNotFound):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Callable
 from typing import Any, Final
 
 import rados
@@ -25,8 +26,10 @@ class Osdmap:
     librados learns of a new pool only by `fetch`, of a removed one by any call there, too.
     """
 
-    def __init__(self, handle: rados.Rados) -> None:
+    def __init__(self, handle: rados.Rados, fetch_others: Callable[[], None]) -> None:
+        """`fetch_others`: have other handles fetch it, too. Blocks as `fetch` does."""
         self._handle = handle
+        self._fetch_others = fetch_others
         self._names: list[str] = []
         self._pools: tuple[Pool, ...] | None = None
         self._ticket = 0  # trio thread only
@@ -63,6 +66,7 @@ class Osdmap:
             self._handle.wait_for_latest_osdmap()
         except rados.Error as failure:
             raise translation.from_binding(failure, "fetching the osdmap") from None
+        self._fetch_others()
         self._fetched_ticket = newest_ticket
 
     def _pool(self, name: str) -> Pool | None:

@@ -1,12 +1,13 @@
-"""The store on a cluster: puts connection, threads, operations and listing together.
+"""The store on a cluster: puts connection, object calls, listing and monitor together.
 
-Runs on the trio thread, and does nothing there that can wait for the cluster.
+Runs on the trio thread, and does nothing there that can wait for the cluster. The calls on
+objects have two drivers, see object_calls.py; all else is the same for both.
 """
 
 import functools
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping
-from typing import Any, Final, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 import rados
 import trio
@@ -24,15 +25,17 @@ from radosmount.store.interface import (
     Usage,
     Xattrs,
 )
-from radosmount.store.rados import connection, monitor, names, operations
+from radosmount.store.rados import connection, monitor, names
 from radosmount.store.rados.executor import Executor
-from radosmount.store.rados.ioctxs import Ioctxs
 from radosmount.store.rados.listing import Cursor, ListingHandle
 from radosmount.store.rados.monitor import Osdmap
+from radosmount.store.rados.object_calls import ObjectCalls
+from radosmount.store.rados.threaded_calls import ThreadedCalls
+
+if TYPE_CHECKING:
+    from radosmount.store.rados.native._native import Handle
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 class _NoState:
@@ -64,20 +67,54 @@ async def open_rados_store(config: StoreConfig) -> "RadosStore":
 
     Raises: MountError, one line that says what to do.
     """
-    handle, limits = await trio.to_thread.run_sync(
+    connected = await trio.to_thread.run_sync(
         functools.partial(_connect, config), abandon_on_cancel=True
     )
-    return RadosStore(config, handle, limits)
+    return RadosStore(config, *connected)
 
 
-def _connect(config: StoreConfig) -> tuple[rados.Rados, Limits]:
+def _connect(config: StoreConfig) -> "tuple[rados.Rados, Limits, Handle | None]":
+    """The binding connects in any case: it says best what is wrong."""
     handle = connection.connect(config)
     try:
         _check_names(handle)
-        return handle, monitor.read_limits(handle)
+        return handle, monitor.read_limits(handle), _connect_native(config)
     except BaseException:
         handle.shutdown()
         raise
+
+
+def _connect_native(config: StoreConfig) -> "Handle | None":
+    """None: the binding does all. Raises: MountError where `driver` insists on the module."""
+    if config.driver == "binding":
+        return None
+    try:
+        from radosmount.store.rados.native import native_calls
+    except ImportError as failure:
+        if config.driver == "native":
+            text = f"driver=native: the compiled module is missing ({failure}); see scripts/setup"
+            raise errors.MountError(text) from None
+        log.info("the compiled module is missing, calls go through threads: %s", failure)
+        return None
+    try:
+        return native_calls.connect(config)
+    except (OSError, errors.StoreError) as failure:
+        raise errors.MountError(f"cannot connect a second time: {failure}") from None
+
+
+def _make_calls(
+    config: StoreConfig,
+    handle: rados.Rados,
+    limits: Limits,
+    native_handle: "Handle | None",
+    is_pool_known: Callable[[int], bool],
+    refresh_pools: Callable[[], Awaitable[None]],
+) -> ObjectCalls:
+    if native_handle is None:
+        return ThreadedCalls(config, handle, limits)
+    from radosmount.store.rados.native.native_calls import NativeCalls
+
+    return NativeCalls(config, native_handle, limits, is_pool_known, refresh_pools)
 
 
 def _check_names(handle: rados.Rados) -> None:
@@ -93,19 +130,21 @@ def _check_names(handle: rados.Rados) -> None:
 class RadosStore:
     """`interface.Store` on a cluster. One trio run, one connection."""
 
-    def __init__(self, config: StoreConfig, handle: rados.Rados, limits: Limits) -> None:
+    def __init__(
+        self,
+        config: StoreConfig,
+        handle: rados.Rados,
+        limits: Limits,
+        native_handle: "Handle | None" = None,
+    ) -> None:
         self._config = config
         self._handle = handle
         self._limits = limits
-        self._osdmap = Osdmap(handle)
-        self._listing_handle = ListingHandle(config)
-        self._calls: Executor[Ioctxs] = Executor(
-            "rados",
-            lambda: Ioctxs(handle),
-            config.thread_count,
-            config.pool_thread_count_max,
-            config.timeout_s,
+        self._calls = _make_calls(
+            config, handle, limits, native_handle, self._is_pool_known, self.refresh_pools
         )
+        self._osdmap = Osdmap(handle, self._calls.fetch_osdmap)
+        self._listing_handle = ListingHandle(config)
         self._listings: Executor[_NoState] = Executor(
             "rados-list",
             _NoState,
@@ -124,30 +163,29 @@ class RadosStore:
         return self._limits
 
     async def stat(self, key: ObjectKey) -> ObjectStat:
-        return await self._read_call(key, operations.stat, key)
+        return await self._calls.stat(key)
 
     async def read(self, key: ObjectKey, offset: int, length: int) -> ReadResult:
-        # The binding allocates `length` bytes beforehand, whatever there is to read.
+        # `length` bytes are allocated beforehand, whatever there is to read.
         length = min(length, self._limits.object_bytes_max)
-        return await self._read_call(key, operations.read, key, offset, length)
+        return await self._calls.read(key, offset, length)
+
+    async def stat_and_read(self, key: ObjectKey, length: int) -> tuple[ObjectStat, ReadResult]:
+        return await self._calls.stat_and_read(key, min(length, self._limits.object_bytes_max))
 
     async def get_xattrs(self, key: ObjectKey) -> Xattrs:
-        return await self._read_call(key, operations.get_xattrs, key)
+        return await self._calls.get_xattrs(key)
 
     async def get_omap(self, key: ObjectKey) -> Mapping[bytes, bytes]:
-        bytes_max = self._limits.operation_bytes_max
-        return await self._read_call(key, operations.get_omap, key, bytes_max)
+        return await self._calls.get_omap(key)
 
     async def apply(self, key: ObjectKey, change: Change) -> int:
-        def call(ioctxs: Ioctxs) -> int:
-            return operations.apply(ioctxs, key, change)
-
-        return await self._calls.call(key.pool_id, call)
+        return await self._calls.apply(key, change)
 
     async def list_objects(
         self, pool_id: int, namespace: bytes
     ) -> AsyncGenerator[list[ListedObject], None]:
-        if all(pool.pool_id != pool_id for pool in self.pools()):
+        if not self._is_pool_known(pool_id):
             # The other handle would ask a monitor, and wait for it without limit.
             raise errors.PoolGone(f"pool {pool_id} does not exist (any more)")
         cursor = self._listing_handle.cursor(pool_id, namespace)
@@ -172,12 +210,10 @@ class RadosStore:
         self._osdmap.forget_pools()
 
     async def probe_read(self, pool_id: int, namespace: bytes) -> None:
-        place = ObjectKey(pool_id, namespace, _PROBE_NAME)
-        await self._read_call(place, operations.probe_read, place)
+        await self._calls.probe_read(ObjectKey(pool_id, namespace, _PROBE_NAME))
 
     async def probe_write(self, pool_id: int, namespace: bytes) -> None:
-        place = ObjectKey(pool_id, namespace, _PROBE_NAME)
-        await self._read_call(place, operations.probe_write, place)
+        await self._calls.probe_write(ObjectKey(pool_id, namespace, _PROBE_NAME))
 
     async def usage(self) -> Usage:
         return await self._monitor_calls.call(
@@ -189,8 +225,8 @@ class RadosStore:
         timeout_s = self._config.timeout_s + _CLOSE_MARGIN_S
         ended: list[bool] = []
 
-        async def end(executor: Executor[Any], timeout_s: float) -> None:
-            ended.append(await executor.aclose(timeout_s))
+        async def end(part: ObjectCalls | Executor[Any], timeout_s: float) -> None:
+            ended.append(await part.aclose(timeout_s))
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(end, self._calls, timeout_s)
@@ -204,14 +240,11 @@ class RadosStore:
 
     def _shut_down(self) -> None:
         self._listing_handle.close()
+        self._calls.shut_down()
         self._handle.shutdown()
 
-    async def _read_call(
-        self, key: ObjectKey, operation: Callable[..., T], *arguments: object
-    ) -> T:
-        return await self._calls.call(
-            key.pool_id, lambda ioctxs: operation(ioctxs, *arguments), is_droppable=True
-        )
+    def _is_pool_known(self, pool_id: int) -> bool:
+        return any(pool.pool_id == pool_id for pool in self.pools())
 
     async def _next_batch(self, pool_id: int, cursor: Cursor) -> list[ListedObject] | None:
         return await self._listings.call(pool_id, lambda _: cursor.next_batch(), is_droppable=True)
