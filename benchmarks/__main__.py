@@ -31,7 +31,6 @@ from radosmount.lab import Lab
 
 TURNS: Final = 5
 QUICK_TURNS: Final = 1
-BENCH_OBJECTS: Final = 50  # 200 MiB of 4 MiB objects; the OSD keeps them in memory
 REPORT: Final = ROOT / "docs" / "performance.md"
 BEGAN_S: Final = time.monotonic()
 
@@ -88,10 +87,10 @@ def run(arguments: argparse.Namespace, directory: Path) -> Result:
         site = Site(lab, directory)
         wanted = arguments.peers.split(",") if arguments.peers else list(PEER_NAMES)
         peers = prepared([peer for peer in make_peers(site) if peer.name in wanted])
-        bench = RadosBench(site, BENCH_OBJECTS) if "rados bench" in wanted else None
+        bench = RadosBench(site) if "rados bench" in wanted else None
         if bench:
             bench.prepare()
-        columns = [Column(peer.name, peer.note) for peer in peers]
+        columns = [Column(peer.name, peer.note, early_rows=sorted(peer.early)) for peer in peers]
         columns += [Column(bench.name, bench.note)] if bench else []
         result = Result(
             about_this_run(arguments, seed),

@@ -35,6 +35,15 @@ def reply_count(pid: int) -> int:
     return 0
 
 
+def plain_environment() -> dict[str, str]:
+    """Ours, without what would send the S3 clients elsewhere."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("AWS_") and not name.lower().endswith("_proxy")
+    }
+
+
 class MountProcess:
     """A file system daemon in the foreground, and its mount point."""
 
@@ -56,7 +65,7 @@ class MountProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **(environment or {})},
+                env={**plain_environment(), **(environment or {})},
                 start_new_session=True,
             )
         try:
@@ -70,14 +79,18 @@ class MountProcess:
         deadline = time.monotonic() + START_TIMEOUT_S
         while self.path.stat().st_dev == device:
             if self._process.poll() is not None or time.monotonic() > deadline:
-                raise PeerError(f"{self._process.args!r} did not mount: see {self._log_path}")
+                raise PeerError(f"did not mount: {self._last_words()}")
             time.sleep(POLL_INTERVAL_S)
+
+    def _last_words(self) -> str:
+        lines = self._log_path.read_text(errors="replace").splitlines()
+        return lines[-1] if lines else "it says nothing"
 
     def pids(self) -> list[int]:
         """The daemon and its children: some start a second process that serves."""
         pid = self._process.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return [pid, *map(int, children)]
+        tasks = Path(f"/proc/{pid}/task").glob("*/children")  # any thread may have forked
+        return [pid, *(int(child) for task in tasks for child in task.read_text().split())]
 
     def cpu_s(self) -> float:
         return sum(cpu_clock_s(pid) for pid in self.pids())

@@ -47,6 +47,7 @@ class Column:
     key: str
     title: str
     unit: str = ""
+    early_rows: Sequence[str] = ()  # of a peer: where it returns before the bytes are safe
 
 
 @dataclass

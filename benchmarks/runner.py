@@ -4,7 +4,10 @@ Cold means: a fresh mount, its disk caches gone, the page cache dropped, the OSD
 reads a row's files for the first time reads them once before, untimed).
 """
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,9 +22,13 @@ from benchmarks.result import Sample
 from benchmarks.rows import Row, Unit
 from radosmount.errors import MountError
 
-JOB_TIMEOUT_S: Final = 300.0
+JOB_TIMEOUT_S: Final = 120.0
 DROP_PAGE_CACHE: Final = "1\n"  # proc(5), drop_caches; dentries go with the mount
 Progress = Callable[[str], None]
+
+
+class TooSlow(Exception):
+    """The job was stopped after JOB_TIMEOUT_S."""
 
 
 class Runner:
@@ -39,12 +46,14 @@ class Runner:
             for number, row in enumerate(rows, start=1):
                 self._progress(f"turn {turn + 1}/{turns}, row {number}/{len(rows)}: {row.title}")
                 for peer in rotated(self._peers, turn + number):
-                    if self._does(peer, row):
+                    if self._does(peer, row, turn):
                         keep(self._say(row, self._sample(row, peer, turn)))
                 if self._bench and row.bench:
                     keep(self._say(row, self._bench_sample(self._bench, row, turn)))
 
-    def _does(self, peer: Peer, row: Row) -> bool:
+    def _does(self, peer: Peer, row: Row, turn: int) -> bool:
+        if peer.turns_max is not None and turn >= peer.turns_max:
+            return False
         if row.key in peer.without or (peer.only and row.key not in peer.only):
             return False
         return peer.name != "librados" or row.limit is not None
@@ -61,6 +70,10 @@ class Runner:
         """One turn. A peer that fails does not end the run."""
         try:
             return self._measure(row, peer, turn)
+        except TooSlow:
+            rate = row.value(JOB_TIMEOUT_S)
+            text = f"slower than {rate:.3g} {row.unit.value} (stopped after {JOB_TIMEOUT_S:.0f} s)"
+            return Sample(row=row.key, peer=peer.name, turn=turn, failure=text)
         except (PeerError, VerifyError, MountError, OSError) as failure:
             text = " ".join(str(failure).split()) or repr(failure)
             return Sample(row=row.key, peer=peer.name, turn=turn, failure=text)
@@ -160,7 +173,8 @@ def run_job(place: Place, job: Args) -> dict[str, Any]:
     try:
         return report_of(driver, place, args)
     finally:
-        driver.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(driver.pid, signal.SIGKILL)  # with its workers and programs
         driver.communicate()
 
 
@@ -175,7 +189,7 @@ def report_of(driver: "subprocess.Popen[str]", place: Place, args: Args) -> dict
     try:
         output, _ = driver.communicate("go\n", timeout=JOB_TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        raise PeerError(f"more than {JOB_TIMEOUT_S:.0f} s") from None
+        raise TooSlow from None
     used_s, replied = place.cpu_s() - cpu_s, place.replies() - replies
     if driver.returncode:
         raise PeerError(complaint_of(driver))

@@ -167,14 +167,14 @@ def small_rows(scale: Scale, seed: str) -> list[Row]:
 def listing_rows(scale: Scale, seed: str) -> list[Row]:
     """ls and ls -l, as programs. The driver counts the lines."""
     rows = []
-    for count in (scale.file_count, scale.many_count):
+    for suffix, count in (("", scale.file_count), ("-many", scale.many_count)):
         files = FileSet(
             f"set-ls-{count}", functools.partial(small_files, seed, count, LISTED_BYTES)
         )
         for words, job, extra in ((["ls"], "list", 0), (["ls", "-l"], "liststat", 1)):
             rows.append(
                 Row(
-                    key=f"{''.join(words)}-{count}",
+                    key="".join(words) + suffix,
                     title=f"{' '.join(words)} of {count} files cold",
                     amount=count,
                     files=files,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final
 
-from benchmarks.peers.interface import MountedPlace, Site, mounted
+from benchmarks.peers.interface import CLOSING, MountedPlace, Site, Traits, mounted
 from benchmarks.processes import MountProcess, PeerError
 
 META_POOL: Final = "cephfs-meta"
@@ -58,11 +58,10 @@ class CephfsPast:
             self._client.unlink(self._path(name))
 
 
-class CephFuse:
+class CephFuse(Traits):
     name = "ceph-fuse"
     note = "close does not write back; creates and removals are acknowledged before they are safe"
-    without: frozenset[str] = frozenset()
-    only: frozenset[str] = frozenset()
+    early = CLOSING
 
     def __init__(self, site: Site) -> None:
         self._site = site

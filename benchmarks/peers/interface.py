@@ -1,18 +1,21 @@
 """What the runner asks of a peer. Each peer is one module beside this one."""
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from benchmarks.driver import Args
 from benchmarks.past import Past
 from benchmarks.processes import MountProcess
 from radosmount.lab import Lab
 
-ROOT: Path = Path(__file__).parent.parent.parent
+CLOSING: Final = frozenset({"create-1", "create-8", "unlink", "tar", "rsync", "cp-4"})
+SYNCING: Final = frozenset({"write", "overwrite", "append", "replace"})
+ROOT: Final = Path(__file__).parent.parent.parent
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,17 @@ class Site:
         with self.lab.conf_path.open("a") as conf:
             conf.write("\n".join([f"[{name}]", *lines, "", ""]))
 
+    def start_daemon(self, name: str, command: list[str]) -> None:
+        """Start a daemon with the command line by which the lab knows, and ends, its own."""
+        with self.log_path(name).open("ab") as log:
+            subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
     def log_path(self, name: str) -> Path:
         return self.directory / f"{name}.log"
 
@@ -63,13 +77,26 @@ class Place(Protocol):
         ...
 
 
+class Traits:
+    """What the runner and the report know of a peer; these are the defaults."""
+
+    name = ""
+    note = ""  # what it promises and what it does not, for the report
+    without: frozenset[str] = frozenset()  # rows that it cannot do
+    only: frozenset[str] = frozenset()  # if any, the rows that it is for
+    early: frozenset[str] = frozenset()  # rows in which it returns before the bytes are safe
+    turns_max: int | None = None  # fewer turns for what takes very long
+
+
 class Peer(Protocol):
     """`folder` is a pool, a directory or a bucket: one flat set of files."""
 
     name: str
-    note: str  # what it does not promise, for the report
-    without: frozenset[str]  # rows that it cannot do
-    only: frozenset[str]  # if any, the rows that it is for
+    note: str
+    without: frozenset[str]
+    only: frozenset[str]
+    early: frozenset[str]
+    turns_max: int | None
 
     def prepare(self) -> None:
         """Start what it needs beside the cluster. Raises: PeerError."""

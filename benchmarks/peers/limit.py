@@ -17,6 +17,7 @@ BIG_BYTES: Final = 4 << 20
 SMALL_BYTES: Final = 4096
 BIG_POOL: Final = "bench-4m"
 SMALL_POOL: Final = "bench-4k"
+OBJECT_COUNTS: Final = {BIG_POOL: 50, SMALL_POOL: 4000}  # the OSD keeps these in memory
 
 
 class PoolPlace:
@@ -72,21 +73,20 @@ class RadosBench:
     name = "rados bench"
     note = "4 MiB objects, 4 at a time; 4 KiB objects, 1 or 8 at a time"
 
-    def __init__(self, site: Site, object_count: int) -> None:
+    def __init__(self, site: Site) -> None:
         self._site = site
-        self._object_count = object_count
 
     def prepare(self) -> None:
         """Fill what is read, and read it once: the OSDs are warm for everyone."""
         for pool, size in ((BIG_POOL, BIG_BYTES), (SMALL_POOL, SMALL_BYTES)):
             self._site.lab.create_pool(pool)
-            self._bench(pool, 3, "write", 16, f"-b{size}", "--no-cleanup")
+            self._bench(pool, 3, "write", 16, "-b", str(size), "--no-cleanup")
             self._bench(pool, 3, "seq", 16)
 
     def measure(self, mode: str, depth: int, operation_bytes: int) -> tuple[int, float, float]:
         """Operations, seconds, and CPU seconds of the client."""
         pool = BIG_POOL if operation_bytes == BIG_BYTES else SMALL_POOL
-        size = (f"-b{operation_bytes}", "--no-cleanup") if mode == "write" else ()
+        size = ("-b", str(operation_bytes), "--no-cleanup") if mode == "write" else ()
         began_s = children_cpu_s()
         count, seconds = self._bench(pool, BENCH_S, mode, depth, *size)
         return count, seconds, children_cpu_s() - began_s
@@ -95,5 +95,6 @@ class RadosBench:
         self, pool: str, seconds: int, mode: str, depth: int, *more: str
     ) -> tuple[int, float]:
         command = ["rados", "-c", self._site.conf, "-p", pool, "bench", str(seconds), mode]
-        limit = ("--max-objects", str(self._object_count)) if mode == "write" else ()
+        count = OBJECT_COUNTS[pool]
+        limit = ("--max-objects", str(count)) if mode == "write" else ()
         return bench_result(run_quietly([*command, "-t", str(depth), *limit, *more]))

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.interface import Place, Site, mounted
+from benchmarks.peers.interface import CLOSING, Place, Site, Traits, mounted
 from benchmarks.processes import MountProcess
 
 rados: Any = importlib.import_module("rados")  # the tests' stub holds only what radosmount uses
@@ -54,10 +54,8 @@ def pool_past(site: Site, pool: str) -> Iterator[RadosPast]:
         cluster.shutdown()
 
 
-class Radosmount:
+class Radosmount(Traits):
     """`options` are for -o; the lazy variant is a peer of its own, for two rows."""
-
-    without: frozenset[str] = frozenset()
 
     def __init__(
         self, site: Site, name: str, *, options: str = "", only: frozenset[str] = frozenset()
@@ -68,6 +66,7 @@ class Radosmount:
         self._options = options
         self.note = "close and fsync return when RADOS has acknowledged"
         if "lazy" in options:
+            self.early = CLOSING
             self.note = "flush=lazy: fsync returns when RADOS has acknowledged, close does not"
 
     def prepare(self) -> None:

@@ -1,0 +1,81 @@
+"""The bars: what each row of radosmount must reach at least (issue 3). Pure.
+
+They are floors. `BOUNDS` says, for a row that is under its bar, what was found to hold it back.
+"""
+
+import enum
+from dataclasses import dataclass
+from typing import Final
+
+from benchmarks.result import BASE_PEER, Result
+
+OWN: Final = "radosmount"
+LAZY: Final = "radosmount lazy"
+LIBRADOS: Final = "librados"
+BENCH: Final = "rados bench"
+REQUEST_CPU: Final = "µs CPU a request"
+
+
+class Verdict(enum.Enum):
+    MET = "met"
+    NOT_MET = "**not met**"
+    UNKNOWN = "not measured"
+
+
+@dataclass(frozen=True)
+class Bar:
+    """`row` of `peer` is at least `value` times `base`; or at most `value`, if CPU a request."""
+
+    row: str
+    base: str
+    value: float
+    peer: str = OWN
+
+    @property
+    def text(self) -> str:
+        if self.base == REQUEST_CPU:
+            return f"at most {self.value:g} {REQUEST_CPU}"
+        return f"{self.value:g} of {self.base}"
+
+    def reached(self, result: Result) -> float | None:
+        if self.base == REQUEST_CPU:
+            return result.request_cpu_us(self.row, self.peer)
+        return result.ratio(self.row, self.peer, self.base)
+
+    def verdict(self, result: Result) -> Verdict:
+        reached = self.reached(result)
+        if reached is None:
+            return Verdict.UNKNOWN
+        is_met = reached <= self.value if self.base == REQUEST_CPU else reached >= self.value
+        return Verdict.MET if is_met else Verdict.NOT_MET
+
+
+BARS: Final = (
+    Bar("read-cold", BASE_PEER, 1.6),
+    Bar("read-cold", BENCH, 0.5),
+    Bar("write", BASE_PEER, 1.2),
+    Bar("write", BENCH, 0.4),
+    Bar("random-1", BASE_PEER, 0.7),
+    Bar("random-8", BASE_PEER, 0.7),
+    Bar("overwrite", BASE_PEER, 2.0),
+    Bar("create-1", LIBRADOS, 0.75),
+    Bar("create-8", BASE_PEER, 1.2),
+    Bar("create-1", BASE_PEER, 1.2, LAZY),
+    Bar("create-8", BASE_PEER, 1.2, LAZY),
+    Bar("ls", BASE_PEER, 0.3),
+    Bar("ls-many", BASE_PEER, 0.3),
+    Bar("ls-l", BASE_PEER, 1.6),
+    Bar("ls-l-many", BASE_PEER, 1.6),
+    Bar("small-1", BASE_PEER, 1.3),
+    Bar("small-8", BASE_PEER, 1.2),
+    Bar("xattr-set", LIBRADOS, 0.85),
+    Bar("xattr-get", BASE_PEER, 0.6),
+    Bar("append", BASE_PEER, 1.5),
+    Bar("replace", BASE_PEER, 1.3),
+    Bar("unlink", LIBRADOS, 0.85),
+    Bar("unlink", BASE_PEER, 0.8, LAZY),
+    Bar("getattr", REQUEST_CPU, 6.0),
+)
+
+# Row: what a profile, or the count of round trips against the cluster's own latency, has shown.
+BOUNDS: Final[dict[str, str]] = {}
