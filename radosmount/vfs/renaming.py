@@ -9,8 +9,10 @@ so there is no circle of waiting.
 from dataclasses import dataclass
 from typing import Final
 
+import trio
+
 from radosmount.cache.pagecache import PageCache
-from radosmount.cache.sequencer import Progress, Sequencer
+from radosmount.cache.sequencer import Progress, Sequencer, Ticket
 from radosmount.config import MIB
 from radosmount.errors import (
     EntryExists,
@@ -38,14 +40,17 @@ from radosmount.vfs.nodes import FileNode, NodeTable
 from radosmount.vfs.removal import ATTEMPT_COUNT_MAX, Removal
 
 PIECE_BYTES: Final = 32 * MIB
+# How much of an object of unknown size is read along with its attributes.
+HEAD_BYTES: Final = MIB
 
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """All of an object but its content, at one version."""
+    """An object at one version, with the first bytes of its content."""
 
     stat: ObjectStat
     steps: tuple[Step, ...]  # that give another object its xattrs and omap
+    head: bytes
 
 
 class Renaming:
@@ -96,7 +101,8 @@ class Renaming:
         orphan = None
         if target is not None:
             orphan, _ = await self._removal.copy_if_open(target, progress)
-        source, version = await self._move(old, new, may_replace, progress)
+        head_bytes = node.file.base.size if node and node.file.base.version else HEAD_BYTES
+        source, version = await self._move(old, new, head_bytes, may_replace, progress)
         if target is not None:
             self._removal.finish(target, orphan)
         if node is not None:
@@ -111,14 +117,19 @@ class Renaming:
         node.file.take_base(source, version)
 
     async def _move(
-        self, old: ObjectKey, new: ObjectKey, may_replace: bool, progress: Progress
+        self,
+        old: ObjectKey,
+        new: ObjectKey,
+        head_bytes: int,
+        may_replace: bool,
+        progress: Progress,
     ) -> tuple[ObjectStat, int]:
         """Return what the source was, and the version of what it became.
 
         Copy and remove the source; begin again where someone changes either meanwhile."""
         for _ in range(ATTEMPT_COUNT_MAX):
             try:
-                source = await self._inspect(old)
+                source = await self._inspect(old, head_bytes)
                 version = await self._copy(old, new, source, may_replace, progress)
                 may_replace = True  # what stands there from here on is our own copy
                 await self._store.apply(old, Change((Remove(),), AtVersion(source.stat.version)))
@@ -127,17 +138,29 @@ class Renaming:
             return source.stat, version
         raise VersionConflict(f"{old.name!r} is being changed again and again")
 
-    async def _inspect(self, key: ObjectKey) -> _Source:
+    async def _inspect(self, key: ObjectKey, head_bytes: int) -> _Source:
+        """All at once: removing the source will find out if its omap changed meanwhile."""
+        if head_bytes > self._store.limits.operation_bytes_max:
+            head_bytes = PIECE_BYTES  # it is copied in pieces
+        stat = Ticket(lambda: self._store.stat(key))
+        xattrs = Ticket(lambda: self._store.get_xattrs(key))
+        omap = Ticket(lambda: self._store.get_omap(key))
+        head = Ticket(lambda: self._store.read(key, 0, head_bytes))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stat.run)
+            nursery.start_soon(xattrs.run)
+            nursery.start_soon(omap.run)
+            nursery.start_soon(head.run)
         try:
-            stat = await self._store.stat(key)
-            xattrs = await self._store.get_xattrs(key)
-            omap = await self._store.get_omap(key)
+            found, entries = await stat.result(), await omap.result()
+            values, content = await xattrs.result(), await head.result()
         except ObjectNotFound as failure:
             raise NoSuchEntry(f"{key.name!r}") from failure
-        if xattrs.version != stat.version:
+        if not values.version == content.version == found.version:
             raise VersionConflict(f"{key.name!r}")
-        steps: list[Step] = [SetXattr(name, value) for name, value in xattrs.values.items()]
-        return _Source(stat, (*steps, *([SetOmap(omap)] if omap else [])))
+        steps: list[Step] = [SetXattr(name, value) for name, value in values.values.items()]
+        steps += [SetOmap(entries)] if entries else []
+        return _Source(found, tuple(steps), content.data)
 
     async def _copy(
         self,
@@ -149,7 +172,9 @@ class Renaming:
     ) -> int:
         """Make `new` what `old` is; return its version."""
         size, limit = source.stat.size, self._store.limits.operation_bytes_max
-        first = await self._read(old, source, 0, size if size <= limit else PIECE_BYTES)
+        first = source.head
+        if len(first) < min(size, PIECE_BYTES) or len(first) < size <= limit:
+            first = await self._read(old, source, 0, size if size <= limit else PIECE_BYTES)
         progress.note()
         version = await self._replace(new, (WriteFull(first), *source.steps), source, may_replace)
         progress.note()
@@ -171,17 +196,18 @@ class Renaming:
     async def _replace(
         self, key: ObjectKey, steps: tuple[Step, ...], source: _Source, may_replace: bool
     ) -> int:
-        """One operation, whether the target exists or not."""
-        mtime_s = source.stat.mtime_s
-        if may_replace:
+        """One operation, whether the target exists or not; what we know of tells which first."""
+        replacing = Change((Remove(), *steps), mtime_s=source.stat.mtime_s)
+        making = Change((Create(), *steps), Existence.ABSENT, source.stat.mtime_s)
+        if not may_replace:
             try:
-                return await self._store.apply(key, Change((Remove(), *steps), mtime_s=mtime_s))
-            except ObjectNotFound:
-                pass  # nothing to replace
-        try:
-            change = Change((Create(), *steps), Existence.ABSENT, mtime_s)
-            return await self._store.apply(key, change)
-        except ObjectExists as refusal:
-            if may_replace:
-                raise VersionConflict(f"{key.name!r}") from refusal
-            raise EntryExists(f"{key.name!r}") from refusal
+                return await self._store.apply(key, making)
+            except ObjectExists as refusal:
+                raise EntryExists(f"{key.name!r}") from refusal
+        is_known = self._nodes.find_file(key) is not None
+        for change in (replacing, making) if is_known else (making, replacing):
+            try:
+                return await self._store.apply(key, change)
+            except (ObjectExists, ObjectNotFound):
+                continue  # it is the other way
+        raise VersionConflict(f"{key.name!r}")
