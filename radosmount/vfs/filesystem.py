@@ -27,7 +27,7 @@ from radosmount.errors import (
     RadosmountError,
     StaleFile,
 )
-from radosmount.store.interface import Create, Store
+from radosmount.store.interface import Create, ReadResult, Store
 from radosmount.vfs.attributes import NS_PER_S, AttributeChange, Attributes, attributes_of
 from radosmount.vfs.directories import Directories, OpenDirectory
 from radosmount.vfs.handles import FileHandle, HandleTable
@@ -188,12 +188,16 @@ class Filesystem:
             raise IsDirectory(f"inode {ino}")
         if _is_for_writing(flags):
             await self._pools.check_writable(node.file.key.pool_id, node.file.key.namespace)
-        await self._objects.validate_for_open(node, caller)
-        return self._opened(node, flags)
+        head = await self._objects.validate_for_open(node, caller)
+        return self._opened(node, flags, head)
 
     async def read(self, handle: int, offset: int, length: int) -> Buffer:
         """Fewer bytes than asked only at the end of the file."""
-        node = self._files[handle].node
+        opened = self._files[handle]
+        node = opened.node
+        head = opened.take_head(offset, length)
+        if head is not None:
+            return head
         content = await self._cache.read(node.file, offset, length)
         if node.file.is_suspect and node.file.is_clean:
             await self._objects.revalidate(node)
@@ -317,11 +321,12 @@ class Filesystem:
         node.lookup_count += 1
         return self._attributes(node)
 
-    def _opened(self, node: FileNode, flags: int) -> OpenFile:
+    def _opened(self, node: FileNode, flags: int, head: ReadResult | None = None) -> OpenFile:
         is_writable = _is_for_writing(flags)
         if flags & os.O_TRUNC:
             self._cache.truncate(node.file, 0)
         opened = FileHandle(node, is_writable, bool(flags & os.O_APPEND))
+        opened.head = head
         node.open_count += 1
         node.file.writer_count += is_writable
         keeps_pages, node.has_stale_pages = not node.has_stale_pages, False

@@ -5,6 +5,7 @@ from typing import Generic, TypeVar
 
 from radosmount.cache.file import CachedFile
 from radosmount.errors import RadosmountError
+from radosmount.store.interface import ReadResult
 from radosmount.vfs.nodes import FileNode
 
 T = TypeVar("T")
@@ -17,11 +18,21 @@ class FileHandle:
         self.node = node
         self.is_writable = is_writable
         self.is_append = is_append
+        self.head: ReadResult | None = None  # came with the look-up, for the first read
         self._heard_error_count = node.file.reported_error_count
 
     @property
     def file(self) -> CachedFile:
         return self.node.file
+
+    def take_head(self, offset: int, length: int) -> bytes | None:
+        """What a first read can be answered with at once, if that is still right."""
+        head, self.head = self.head, None
+        file = self.file
+        if head is None or offset or not file.is_clean or head.version != file.base.version:
+            return None
+        length = min(length, file.size)
+        return head.data[:length] if length <= len(head.data) else None
 
     def unheard_error(self) -> RadosmountError | None:
         """The error of a failed flush, where this handle has not heard of it yet."""

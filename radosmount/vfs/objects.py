@@ -31,9 +31,11 @@ from radosmount.store.interface import (
     Existence,
     ObjectKey,
     ObjectStat,
+    ReadResult,
     Step,
     Store,
 )
+from radosmount.vfs.heads import HEAD_BYTES, Heads
 from radosmount.vfs.nodes import FileNode, NodeTable, Vouch
 
 # How long fstat(2) of an open file may answer from what its open heard: close-to-open asks for
@@ -62,6 +64,7 @@ class Objects:
         self._cache = cache
         self._sequencer = sequencer
         self._invalidate = invalidate
+        self.heads = Heads()
 
     async def look_up(self, key: ObjectKey, caller: int) -> FileNode:
         """The inode of an existing object, for the thread `caller` (0: unknown).
@@ -71,19 +74,40 @@ class Objects:
         node = self._nodes.find_file(key)
         is_fetched = node is not None and await self._take_fetched_ahead(node)
         if node is None or not is_fetched:
-            node = await self.find(key)
+            node = await self._find_with_head(key, caller)
         if caller:
             node.vouch = Vouch(caller, not is_fetched, trio.current_time())
         return node
 
     async def find(self, key: ObjectKey) -> FileNode:
         """The inode of an existing object, as the store has it now. Raises: NoSuchEntry."""
+        return await self._find(key, self._store.stat)
+
+    async def _find_with_head(self, key: ObjectKey, caller: int) -> FileNode:
+        """`find`, together with the first bytes where the thread is likely to read them."""
+        if not self.heads.is_expected(caller):
+            return await self.find(key)
+        head: ReadResult | None = None
+
+        async def stat(key: ObjectKey) -> ObjectStat:
+            nonlocal head
+            found, head = await self._store.stat_and_read(key, HEAD_BYTES)
+            return found
+
+        node = await self._find(key, stat)
+        if head is not None:
+            self.heads.keep(caller, node, head)
+        return node
+
+    async def _find(
+        self, key: ObjectKey, ask: Callable[[ObjectKey], Awaitable[ObjectStat]]
+    ) -> FileNode:
         node = self._nodes.find_file(key)
         if node is not None and not node.file.is_clean:
             return node
         epoch = node.file.epoch if node else None
         try:
-            stat = await self._store.stat(key)
+            stat = await ask(key)
         except ObjectNotFound as failure:
             now = self._nodes.find_file(key)
             if now is None or (now.file.epoch == epoch and now.file.is_clean):
@@ -113,13 +137,15 @@ class Objects:
                 if not node.open_count:
                     raise
 
-    async def validate_for_open(self, node: FileNode, caller: int) -> None:
+    async def validate_for_open(self, node: FileNode, caller: int) -> ReadResult | None:
         """Hear what the object is at this open, by the thread `caller` (close-to-open).
 
-        Raises: StaleFile where it is gone.
+        Returns the first bytes where they came along. Raises: StaleFile where it is gone.
         """
-        if node.file.is_suspect or not self._take_vouch(node, caller, for_open=True):
-            await self.revalidate(node)
+        if not node.file.is_suspect and self._take_vouch(node, caller, for_open=True):
+            return self.heads.take(caller, node)
+        await self.revalidate(node)
+        return None
 
     async def revalidate(self, node: FileNode, freshness_s: float = 0.0) -> None:
         """Hear from the store what the object is now, unless that was `freshness_s` ago.

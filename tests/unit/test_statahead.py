@@ -144,3 +144,39 @@ async def test_a_file_that_went_meanwhile(mount: Bench) -> None:
     await wait_all_tasks_blocked()
     with pytest.raises(NoSuchEntry):
         await mount.fs.lookup(ROOT_INO, entries[4].name, CALLER)
+
+
+async def test_a_reader_of_many_files_gets_content_with_the_lookup(mount: Bench) -> None:
+    """Once a thread reads what it looks up, a look-up brings the first bytes along, and the
+    read asks for nothing."""
+    for number in range(3):
+        mount.store.put_now(key_of(b"%d" % number), b"content %d" % number)
+    reads: list[str] = []
+
+    def note(call: Call) -> bool:
+        reads.extend([call.method] if call.method == "read" else [])
+        return False
+
+    mount.store.fail_next(StoreFailure("never"), note)
+    for number in range(3):
+        ino = (await mount.fs.lookup(ROOT_INO, b"%d" % number, CALLER)).ino
+        handle = (await mount.fs.open(ino, os.O_RDONLY, CALLER)).handle
+        assert await mount.read(handle) == b"content %d" % number
+        await mount.close(handle)
+    assert len(reads) == 1, "only the first file's"
+
+
+async def test_content_that_came_along_is_right(mount: Bench) -> None:
+    """Bytes that came with a look-up are not read once anything is newer."""
+    for number in range(4):
+        mount.store.put_now(key_of(b"%d" % number), b"old")
+    ino = (await mount.fs.lookup(ROOT_INO, b"0", CALLER)).ino
+    await mount.fs.open(ino, os.O_RDONLY, CALLER)
+    ino = (await mount.fs.lookup(ROOT_INO, b"1", CALLER)).ino
+    handle = (await mount.fs.open(ino, os.O_RDWR, CALLER)).handle
+    await mount.fs.write(handle, 0, b"new")
+    assert await mount.read(handle) == b"new"
+    ino = (await mount.fs.lookup(ROOT_INO, b"2", CALLER)).ino
+    mount.store.put_now(key_of(b"2"), b"newer")
+    handle = (await mount.fs.open(ino, os.O_RDONLY, OTHER)).handle
+    assert await mount.read(handle) == b"newer"
