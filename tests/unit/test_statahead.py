@@ -104,7 +104,8 @@ async def test_stats_go_ahead_of_ls_l(mount: Bench) -> None:
 
 
 async def test_an_open_does_not_trust_the_listing(mount: Bench) -> None:
-    """What was fetched ahead answers a stat, never an open."""
+    """Listing a directory asks for no file; stat of what was just listed (`ls -l`) may be a
+    second old, an open never is."""
     for number in range(20):
         mount.store.put_now(key_of(b"%02d" % number), b"old")
     entries = await mount.list()
