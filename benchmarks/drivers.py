@@ -111,13 +111,13 @@ def run(lab: Lab, seconds: float, turn_count: int) -> None:
             print(f"turn {number + 1} of {turn_count}: {name}", flush=True)
             turns[name].append(trio.run(turn, configs[name], seconds))
     print(f"\n{'operation':18} {'depth':>5}" + "".join(f" {n:>9}/s {'CPU µs':>6}" for n in DRIVERS))
-    for name, depth in itertools.product(CALLS, DEPTHS):
+    for call, depth in itertools.product(CALLS, DEPTHS):
         cells = ""
         for driver in DRIVERS:
-            results = [measured[name, depth] for measured in turns[driver]]
+            results = [measured[call, depth] for measured in turns[driver]]
             rate, cpu_s = (statistics.median(column) for column in zip(*results, strict=True))
             cells += f" {rate:11.0f} {cpu_s * 1e6:6.0f}"
-        print(f"{name:18} {depth:5}{cells}")
+        print(f"{call:18} {depth:5}{cells}")
 
 
 def main() -> None:
@@ -125,9 +125,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0, help="for each measurement")
     parser.add_argument("--turns", type=int, default=3)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="lab.") as folder:
-        with Lab(Path(folder) / "ceph", 1, pools=(POOL,)) as lab:
-            run(lab, arguments.seconds, arguments.turns)
+    with (
+        tempfile.TemporaryDirectory(prefix="lab.") as folder,
+        Lab(Path(folder) / "ceph", 1, pools=(POOL,)) as lab,
+    ):
+        run(lab, arguments.seconds, arguments.turns)
 
 
 if __name__ == "__main__":

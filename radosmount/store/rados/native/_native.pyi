@@ -15,6 +15,7 @@ class Operation:
     failure: StoreError | None
     byte_count: int
     is_running: bool
+    is_answered: bool
     deadline_s: float
 
     def __init__(self, key: ObjectKey) -> None: ...

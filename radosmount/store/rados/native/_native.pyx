@@ -193,8 +193,7 @@ cdef enum:
 cdef class Operation:
     """One operation on the object `name`, with a place for its results. Submitted once.
 
-    `key`, `lane`, `task`, `byte_count`, `is_running`, `deadline_s` and `failure` are the
-    caller's, kept here to save an object a call.
+    The public members are the caller's, kept here to save an object a call.
     """
 
     cdef rm_slot slot
@@ -205,7 +204,7 @@ cdef class Operation:
     cdef readonly uint64_t version
     cdef public object key, lane, task, failure
     cdef public Py_ssize_t byte_count
-    cdef public bint is_running
+    cdef public bint is_running, is_answered
     cdef public double deadline_s
 
     def __init__(self, key not None):

@@ -268,10 +268,10 @@ class NativeCalls:
 
     async def _answered(self, operation: Operation) -> None:
         """Send it and wait for its answer. Raises: what the answer says."""
-        operation.task = trio.lowlevel.current_task()
         if self._admission.enter(operation.key.pool_id, operation):
             self._submit(operation)
-        if operation.task is not None:  # else it was refused at once
+        if not operation.is_answered:  # as it is when refused at once
+            operation.task = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(functools.partial(self._abandon, operation))
         if operation.failure is not None:
             raise operation.failure
@@ -334,10 +334,10 @@ class NativeCalls:
     def _answer(self, operation: Operation, failure: errors.StoreError | None) -> None:
         self._droppable.pop(operation, None)
         operation.failure = failure
-        task, operation.task = operation.task, None
-        # A task that submits hears of a refusal without having waited.
-        if task is not None and task is not trio.lowlevel.current_task():
-            trio.lowlevel.reschedule(task)
+        operation.is_answered = True
+        if operation.task is not None:
+            trio.lowlevel.reschedule(operation.task)
+            operation.task = None
 
     def _abandon(self, operation: Operation, _: object = None) -> trio.lowlevel.Abort:
         """Nobody waits for the answer; if none needs the operation either, it does not begin."""
