@@ -1,6 +1,6 @@
 """One command: a lab, the peers on it, all rows, and what comes of it.
 
-scripts/benchmark [--quick] [--only ROWS] [--peers PEERS] [--turns N] [--out FILE]
+scripts/benchmark [--quick] [--only ROWS] [--peers PEERS] [--turns N] [--out FOLDER]
 python -m benchmarks --report FILE        (write report and plot of an earlier result again)
 """
 
@@ -31,7 +31,8 @@ from radosmount.lab import Lab
 
 TURNS: Final = 5
 QUICK_TURNS: Final = 1
-REPORT: Final = ROOT / "docs" / "performance.md"
+DOCS: Final = ROOT / "docs"
+NAME: Final = "performance"
 BEGAN_S: Final = time.monotonic()
 
 
@@ -43,8 +44,9 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="small sizes: does it work?")
     parser.add_argument("--osds", type=int, default=1, help="of the lab (default 1)")
     parser.add_argument("--seed", default="", help="of all content (default: a new one)")
-    parser.add_argument("--out", type=Path, help="folder for result.json, performance.md and .svg")
+    parser.add_argument("--out", type=Path, help="folder for what comes of it")
     parser.add_argument("--report", type=Path, metavar="FILE", help="make the report of FILE again")
+    parser.add_argument("--publish", action="store_true", help="a full run: write into docs/ too")
     parser.add_argument("--list", action="store_true", help="list the rows")
     return parser.parse_args(words)
 
@@ -103,28 +105,43 @@ def run(arguments: argparse.Namespace, directory: Path) -> Result:
 
         def keep(sample: Sample) -> None:
             result.samples.append(sample)
-            (out / "result.json").write_text(result.to_json())
+            (out / f"{NAME}.json").write_text(result.to_json())
 
         runner.run(rows, turns, keep)
         return result
+
+
+def publish(result: Result) -> None:
+    """Into docs/. Only a full run may: half a table, or a quick one, would mislead."""
+    (DOCS / f"{NAME}.json").write_text(result.to_json())
+    write_report(result, DOCS)
+    say(f"published in {DOCS}")
+
+
+def measure(arguments: argparse.Namespace) -> Result:
+    if arguments.publish and (arguments.quick or arguments.only or arguments.peers):
+        raise SystemExit("only a full run may be published: no --quick, --only, --peers")
+    arguments.out = arguments.out or Path(tempfile.mkdtemp(prefix="radosmount-result-"))
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    directory = Path(tempfile.mkdtemp(prefix="rmb-"))  # short: it holds Ceph's sockets
+    try:
+        return run(arguments, directory)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def main(words: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(sys.argv[1:] if words is None else words)
     if arguments.report:
         result = Result.from_json(arguments.report.read_text())
-        write_report(result, arguments.out or arguments.report.parent)
-        return 0
-    arguments.out = arguments.out or Path(tempfile.mkdtemp(prefix="radosmount-result-"))
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
-    directory = Path(tempfile.mkdtemp(prefix="rmb-"))  # short: it holds Ceph's sockets
-    try:
-        result = run(arguments, directory)
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        arguments.out = arguments.out or arguments.report.parent
+    else:
+        result = measure(arguments)
     write_report(result, arguments.out)
-    say(f"{arguments.out}: result.json, performance.md, performance.svg")
+    say(f"{arguments.out}: {NAME}.json, {NAME}.md, {NAME}.svg")
+    if arguments.publish:
+        publish(result)
     return 0
 
 

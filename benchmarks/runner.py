@@ -23,6 +23,7 @@ from benchmarks.rows import Row, Unit
 from radosmount.errors import MountError
 
 JOB_TIMEOUT_S: Final = 120.0
+COMPLAINT_LINES: Final = 3
 DROP_PAGE_CACHE: Final = "1\n"  # proc(5), drop_caches; dentries go with the mount
 Progress = Callable[[str], None]
 
@@ -184,21 +185,20 @@ def report_of(driver: "subprocess.Popen[str]", place: Place, args: Args) -> dict
     driver.stdin.write(json.dumps(args) + "\n")
     driver.stdin.flush()
     if driver.stdout.readline() != "ready\n":
-        raise PeerError(complaint_of(driver))
+        raise PeerError(complaint_of(driver, driver.communicate(timeout=10)[1]))
     cpu_s, replies = place.cpu_s(), place.replies()
     try:
-        output, _ = driver.communicate("go\n", timeout=JOB_TIMEOUT_S)
+        output, errors = driver.communicate("go\n", timeout=JOB_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         raise TooSlow from None
     used_s, replied = place.cpu_s() - cpu_s, place.replies() - replies
     if driver.returncode:
-        raise PeerError(complaint_of(driver))
+        raise PeerError(complaint_of(driver, errors))
     report: dict[str, Any] = json.loads(output)
     return {**report, "client_cpu_s": used_s, "replies": replied}
 
 
-def complaint_of(driver: "subprocess.Popen[str]") -> str:
-    """The last line of what the driver said on stderr."""
-    driver.wait(10)
-    lines = driver.stderr.read().splitlines() if driver.stderr and not driver.stderr.closed else []
-    return lines[-1] if lines else f"the driver ended with {driver.returncode}"
+def complaint_of(driver: "subprocess.Popen[str]", errors: str) -> str:
+    """The ends of what the driver, or a program of its, said on stderr."""
+    lines = errors.splitlines()[-COMPLAINT_LINES:]
+    return " / ".join(lines) or f"the driver ended with {driver.returncode}"

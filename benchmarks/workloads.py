@@ -154,10 +154,10 @@ def small_rows(scale: Scale, seed: str) -> list[Row]:
 
     unlink = Row(
         key="unlink",
-        title=f"unlink {count} files",
+        title=f"unlink {count} files just listed",
         amount=count,
         files=FileSet(WORK, files.make),
-        job={"job": "unlink", **args},
+        job={"job": "unlink", **args, "seen": True},
         limit={"job": "unlink", **args},
         verify=holding(dict),
     )
@@ -202,10 +202,10 @@ def change_rows(scale: Scale, seed: str) -> list[Row]:
     return [
         Row(
             key="xattr-set",
-            title=f"set an xattr on {scale.xattr_count} files",
+            title=f"set an xattr on {scale.xattr_count} files just listed",
             amount=scale.xattr_count,
             files=xattr_files,
-            job={"job": "setxattr", **xattr_args},
+            job={"job": "setxattr", **xattr_args, "seen": True},
             limit={"job": "setxattr", **xattr_args},
             verify=holding_xattrs(KEY, values),
         ),
