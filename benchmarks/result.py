@@ -47,7 +47,9 @@ class Column:
     key: str
     title: str
     unit: str = ""
-    early_rows: Sequence[str] = ()  # of a peer: where it returns before the bytes are safe
+    early_rows: list[str] = field(
+        default_factory=list
+    )  # of a peer: where it returns before the bytes are safe
 
 
 @dataclass

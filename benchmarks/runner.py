@@ -11,7 +11,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from benchmarks.driver import Args
 from benchmarks.past import VerifyError
@@ -25,6 +25,7 @@ from radosmount.errors import MountError
 JOB_TIMEOUT_S: Final = 120.0
 COMPLAINT_LINES: Final = 3
 DROP_PAGE_CACHE: Final = "1\n"  # proc(5), drop_caches; dentries go with the mount
+T = TypeVar("T")
 Progress = Callable[[str], None]
 
 
@@ -135,7 +136,7 @@ class Runner:
         )
 
 
-def rotated(peers: Sequence[Peer], by: int) -> list[Peer]:
+def rotated(peers: Sequence[T], by: int) -> list[T]:
     """Each turn begins with another peer, so that none always follows the same one."""
     start = by % len(peers)
     return [*peers[start:], *peers[:start]]

@@ -1,0 +1,256 @@
+"""The benchmarks' pure parts, and every row's job on a local directory."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.bars import BARS, LAZY, OWN, REQUEST_CPU, Bar, Verdict
+from benchmarks.content import MIB, checksum, content, share_of, shuffled_pages
+from benchmarks.driver import Args
+from benchmarks.past import DirectoryPast, VerifyError, expect_files
+from benchmarks.peers.limit import bench_result
+from benchmarks.peers.s3fs import bucket_of
+from benchmarks.plot import draw
+from benchmarks.processes import PeerError, cpu_clock_s
+from benchmarks.programs import Sources, program_rows
+from benchmarks.report import NOTHING, report, rounded
+from benchmarks.result import BASE_PEER, Column, Result, Sample, Spread
+from benchmarks.rows import Row
+from benchmarks.runner import rotated, run_job
+from benchmarks.workloads import FULL, QUICK, Scale, rows_of
+
+TINY = Scale(1 * MIB, 16, 8, 5, 3, 4, 3, 7, 10, 3)
+SEED = "seed"
+
+
+@pytest.fixture(scope="module")
+def rows() -> Iterator[dict[str, Row]]:
+    with Sources(TINY, SEED) as sources:
+        made = [*rows_of(TINY, SEED), *program_rows(TINY, sources)]
+        assert len({row.key for row in made}) == len(made)
+        yield {row.key: row for row in made}
+
+
+class LocalPlace:
+    """A plain directory as a peer."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def driver(self, args: Args) -> tuple[list[str], Args]:
+        return [sys.executable, "-m", "benchmarks.jobs"], {
+            **args,
+            "directory": str(self._directory),
+        }
+
+    def cpu_s(self) -> float:
+        return 0.0
+
+    def replies(self) -> int:
+        return 0
+
+    def settle(self) -> None:
+        return
+
+
+ROW_KEYS = [row.key for row in rows_of(TINY, SEED)] + ["tar", "rsync", "rsync-again", "cp-4"]
+
+
+@pytest.mark.parametrize("key", ROW_KEYS)
+def test_each_row_leaves_what_it_verifies(key: str, rows: dict[str, Row], tmp_path: Path) -> None:
+    """On a file system that is right, every job runs and every row's check passes."""
+    row, past, place = rows[key], DirectoryPast(tmp_path), LocalPlace(tmp_path)
+    past.put(row.files.make())
+    if row.before:
+        run_job(place, row.before)
+    outcome = run_job(place, row.job)
+    assert outcome["seconds"] > 0
+    row.verify(past, outcome["answer"])
+
+
+@pytest.mark.parametrize("key", ["write", "overwrite", "create-1", "append", "replace", "cp-4"])
+def test_a_changed_byte_fails_the_row(key: str, rows: dict[str, Row], tmp_path: Path) -> None:
+    """The check past the mount sees one wrong byte."""
+    row, past, place = rows[key], DirectoryPast(tmp_path), LocalPlace(tmp_path)
+    past.put(row.files.make())
+    outcome = run_job(place, row.job)
+    victim = sorted(tmp_path.iterdir())[0]
+    data = bytearray(victim.read_bytes())
+    data[-1] ^= 1
+    victim.write_bytes(data)
+    with pytest.raises(VerifyError):
+        row.verify(past, outcome["answer"])
+
+
+@pytest.mark.parametrize("key", ["read-cold", "random-8", "small-1", "xattr-get", "ls-l"])
+def test_a_wrong_answer_fails_the_row(key: str, rows: dict[str, Row], tmp_path: Path) -> None:
+    """What the driver read or counted must be right too."""
+    with pytest.raises(VerifyError):
+        rows[key].verify(DirectoryPast(tmp_path), 1)
+
+
+def test_a_failing_job_says_why(tmp_path: Path) -> None:
+    args = {"job": "read", "name": "missing", "size": 1}
+    with pytest.raises(PeerError, match="FileNotFoundError"):
+        run_job(LocalPlace(tmp_path), args)
+
+
+def test_missing_and_extra_files_are_seen(tmp_path: Path) -> None:
+    past = DirectoryPast(tmp_path)
+    past.put({"a": b"1"})
+    expect_files(past, {"a": b"1"})
+    with pytest.raises(VerifyError, match="missing"):
+        expect_files(past, {"a": b"1", "b": b"2"})
+    with pytest.raises(VerifyError, match="extra"):
+        expect_files(past, {})
+
+
+def test_every_bar_has_its_row(rows: dict[str, Row]) -> None:
+    assert {bar.row for bar in BARS} <= rows.keys()
+
+
+def test_full_and_quick_differ_in_size_only() -> None:
+    assert [row.key for row in rows_of(QUICK, SEED)] == [row.key for row in rows_of(FULL, SEED)]
+
+
+def test_pages_are_different_and_follow_from_the_seed() -> None:
+    pages = shuffled_pages(SEED, 1 * MIB, 256)
+    assert sorted(pages) == list(range(0, MIB, 4096))
+    assert pages == shuffled_pages(SEED, 1 * MIB, 256) != sorted(pages)
+
+
+def test_shares_of_workers_are_the_whole() -> None:
+    """Whatever worker reads a piece, and whenever, the checksum is the same."""
+    pieces = [content(SEED + str(index), 10) for index in range(20)]
+    shares = [share_of(pieces, worker, 8) for worker in range(8)]
+    assert sum(checksum(share) for share in shares) & 0xFFFFFFFF == checksum(pieces)
+
+
+# Medians, ratios, bars
+
+
+def sample(row: str, peer: str, value: float, turn: int = 0, **more: float) -> Sample:
+    return Sample(
+        row=row,
+        peer=peer,
+        turn=turn,
+        value=value,
+        seconds=100 / value,
+        operation_count=100,
+        client_cpu_s=more.get("cpu_s", 0.01),
+        driver_cpu_s=0.002,
+        reply_count=int(more.get("replies", 0)),
+    )
+
+
+def result_of(*samples: Sample) -> Result:
+    columns = [Column("write", "write it", "MiB/s"), Column("getattr", "fstat", "ops/s")]
+    peers = [Column(OWN, "all"), Column(BASE_PEER, "less", early_rows=["write"]), Column(LAZY, "")]
+    return Result({"seed": SEED}, columns, peers, list(samples))
+
+
+def test_median_and_spread() -> None:
+    assert Spread.of([3.0, 1.0, 10.0]) == Spread(median=3.0, low=1.0, high=10.0, count=3)
+
+
+def test_ratio_is_of_medians_and_ignores_failures() -> None:
+    result = result_of(
+        sample("write", OWN, 20),
+        sample("write", OWN, 30, turn=1),
+        sample("write", OWN, 90, turn=2),
+        sample("write", BASE_PEER, 10),
+        Sample(row="write", peer=BASE_PEER, turn=1, failure="broken"),
+    )
+    assert result.ratio("write", OWN, BASE_PEER) == 3.0
+    assert result.ratio("write", LAZY, BASE_PEER) is None
+    assert result.failures("write", BASE_PEER) == ["broken"]
+    assert result.cpu_us("write", OWN) == pytest.approx(100.0)
+
+
+def test_cpu_a_request_needs_requests() -> None:
+    """A peer whose requests the kernel answers has none to count."""
+    served, cached = sample("getattr", OWN, 1, replies=200), sample("getattr", LAZY, 1, replies=3)
+    result = result_of(served, cached)
+    assert result.request_cpu_us("getattr", OWN) == pytest.approx(50.0)
+    assert result.request_cpu_us("getattr", LAZY) is None
+
+
+@pytest.mark.parametrize(
+    ("bar", "verdict"),
+    [
+        (Bar("write", BASE_PEER, 2.0), Verdict.MET),
+        (Bar("write", BASE_PEER, 2.1), Verdict.NOT_MET),
+        (Bar("write", BASE_PEER, 0.1, LAZY), Verdict.UNKNOWN),
+        (Bar("getattr", REQUEST_CPU, 50.1), Verdict.MET),
+        (Bar("getattr", REQUEST_CPU, 49.9), Verdict.NOT_MET),
+    ],
+)
+def test_verdicts(bar: Bar, verdict: Verdict) -> None:
+    result = result_of(
+        sample("write", OWN, 20),
+        sample("write", BASE_PEER, 10),
+        sample("getattr", OWN, 10, replies=200),
+    )
+    assert bar.verdict(result) is verdict
+
+
+def test_a_result_survives_its_file() -> None:
+    result = result_of(sample("write", OWN, 20), sample("write", BASE_PEER, 10))
+    assert Result.from_json(result.to_json()) == result
+
+
+def test_report_shows_rates_ratios_failures_and_what_is_not_promised() -> None:
+    text = report(
+        result_of(
+            sample("write", OWN, 2000),
+            sample("write", OWN, 3000, turn=1),
+            sample("write", BASE_PEER, 1000),
+            Sample(row="write", peer=LAZY, turn=0, failure="slower than 7 MiB/s (stopped)"),
+        )
+    )
+    lines = text.splitlines()
+    assert "| write it, MiB/s | 2,500 <sub>2,000..3,000</sub> | 1,000 † | < 7 |" in lines
+    assert "| write it | radosmount | 1.2 of ceph-fuse | 2.50 | met |  |" in lines
+    assert f"| write it, MiB/s | 2.50 | {NOTHING} |" in lines
+    assert "- write it, radosmount lazy: 1 of 1 turns: slower than 7 MiB/s (stopped)" in lines
+    assert "1 of 1 bars are met" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(12345.6, "12,346"), (99.96, "100.0"), (12.34, "12.3"), (0.128, "0.13")]
+)
+def test_rounded(value: float, text: str) -> None:
+    assert rounded(value) == text
+
+
+# What is read from others
+
+
+def test_rados_bench_is_read() -> None:
+    output = "Total time run:         3.5\nTotal reads made:     469\nRead size: 4096\n"
+    assert bench_result(output) == (469, 3.5)
+    with pytest.raises(PeerError):
+        bench_result("error: no such pool")
+
+
+def test_only_what_is_just_read_is_shared() -> None:
+    assert bucket_of("set-big", "s3fs") == bucket_of("set-big", "rclone")
+    assert bucket_of("work", "s3fs") != bucket_of("work", "rclone")
+
+
+def test_cpu_clock_is_of_the_process_asked() -> None:
+    assert cpu_clock_s(os.getpid()) == pytest.approx(time.process_time(), abs=0.2)
+
+
+def test_each_turn_begins_with_another_peer() -> None:
+    assert {rotated([1, 2, 3], turn)[0] for turn in range(3)} == {1, 2, 3}
+
+
+def test_plot_is_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    draw(result_of(sample("write", OWN, 20), sample("write", BASE_PEER, 10)), tmp_path / "p.svg")
+    assert "ceph-fuse" in (tmp_path / "p.svg").read_text()
