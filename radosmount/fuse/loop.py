@@ -70,7 +70,7 @@ class RequestLoop:
         task = trio.lowlevel.current_task()
         has_just_answered = self._reader is task
         if not has_just_answered:
-            if self._reader is not None:
+            if self._reader is not None and not self._is_closed:
                 await self._park(task)
             self._reader = task
         if self._is_closed or not await self._wait_for_request(has_just_answered):

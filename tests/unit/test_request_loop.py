@@ -83,6 +83,22 @@ async def test_a_slow_request_does_not_hold_up_the_next(
     assert second.has_ended
 
 
+async def test_a_request_that_ends_after_the_session(
+    pipe: tuple[int, int], workers: tuple[Worker, Worker]
+) -> None:
+    """A worker whose handler was still waiting at the end of the session ends after it."""
+    first, second = workers
+    os.write(pipe[1], b"s")
+    await wait_all_tasks_blocked(0.05)
+    first.loop.close()
+    os.write(pipe[1], b"x")
+    await wait_all_tasks_blocked(0.05)
+    assert second.has_ended
+    first.released.set()
+    await wait_all_tasks_blocked(0.05)
+    assert first.has_ended
+
+
 async def test_all_workers_waiting_leave_the_role_free(
     pipe: tuple[int, int], workers: tuple[Worker, Worker]
 ) -> None:
