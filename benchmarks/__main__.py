@@ -5,6 +5,7 @@ python -m benchmarks --report FILE        (write report and plot of an earlier r
 """
 
 import argparse
+import functools
 import secrets
 import shutil
 import signal
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.machine import about_this_run
+from benchmarks.osds import operation_count
 from benchmarks.peers.catalogue import PEER_NAMES, make_peers
 from benchmarks.peers.interface import ROOT, Peer, Site
 from benchmarks.peers.limit import RadosBench
@@ -100,7 +102,8 @@ def run(arguments: argparse.Namespace, directory: Path) -> Result:
             columns,
         )
         out = arguments.out
-        runner = Runner(peers, bench, say)
+        count = functools.partial(operation_count, lab.directory)
+        runner = Runner(peers, bench, count, say)
         turns = arguments.turns or (QUICK_TURNS if arguments.quick else TURNS)
 
         def keep(sample: Sample) -> None:

@@ -91,6 +91,14 @@ def cpu(result: Result) -> str:
     return grid(result, result.peers, cell)
 
 
+def round_trips(result: Result) -> str:
+    def cell(row: Column, peer: Column) -> str:
+        found = result.osd_operations(row.key, peer.key)
+        return f"{found[0]:.2f} + {found[1]:.2f}" if found else NOTHING
+
+    return grid(result, result.peers, cell)
+
+
 def bars(result: Result) -> str:
     titles = {row.key: row.title for row in result.rows}
     lines = [bar_line(result, bar, titles[bar.row]) for bar in BARS if bar.row in titles]
@@ -128,6 +136,8 @@ def report(result: Result) -> str:
         f"## Times {LIBRADOS}\n\n" + ratios(result, LIBRADOS),
         f"## Times {BENCH}\n\n" + ratios(result, BENCH),
         "## CPU of the client + of the program, µs an operation or MiB\n\n" + cpu(result),
+        "## Reads + writes that the OSDs were asked for, an operation or MiB\n\n"
+        + round_trips(result),
         "## What each promises\n\n"
         + "\n".join(f"- **{peer.key}**: {peer.title}." for peer in result.peers)
         + "\n",

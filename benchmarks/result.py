@@ -25,6 +25,8 @@ class Sample:
     client_cpu_s: float = 0.0
     driver_cpu_s: float = 0.0
     reply_count: int = 0
+    osd_read_count: int = 0
+    osd_write_count: int = 0
     failure: str = ""
 
 
@@ -91,6 +93,16 @@ class Result:
             if s.reply_count >= s.operation_count
         ]
         return statistics.median(used) if used else None
+
+    def osd_operations(self, row: str, peer: str) -> tuple[float, float] | None:
+        """Medians of what the OSDs were asked for an operation: reads, writes."""
+        good = [s for s in self.good(row, peer) if s.osd_read_count + s.osd_write_count]
+        if not good:
+            return None
+        return (
+            statistics.median(s.osd_read_count / s.operation_count for s in good),
+            statistics.median(s.osd_write_count / s.operation_count for s in good),
+        )
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"

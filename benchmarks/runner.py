@@ -4,39 +4,35 @@ Cold means: a fresh mount, its disk caches gone, the page cache dropped, the OSD
 reads a row's files for the first time reads them once before, untimed).
 """
 
-import contextlib
-import json
-import os
-import signal
-import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from benchmarks.driver import Args
+from benchmarks.measure import JOB_TIMEOUT_S, CountOperations, TooSlow, run_job
 from benchmarks.past import VerifyError
-from benchmarks.peers.interface import ROOT, Peer, Place
+from benchmarks.peers.interface import Peer
 from benchmarks.peers.limit import RadosBench
 from benchmarks.processes import PeerError
 from benchmarks.result import Sample
 from benchmarks.rows import Row, Unit
 from radosmount.errors import MountError
 
-JOB_TIMEOUT_S: Final = 120.0
-COMPLAINT_LINES: Final = 3
 DROP_PAGE_CACHE: Final = "1\n"  # proc(5), drop_caches; dentries go with the mount
 T = TypeVar("T")
 Progress = Callable[[str], None]
 
 
-class TooSlow(Exception):
-    """The job was stopped after JOB_TIMEOUT_S."""
-
-
 class Runner:
-    def __init__(self, peers: Sequence[Peer], bench: RadosBench | None, progress: Progress) -> None:
+    def __init__(
+        self,
+        peers: Sequence[Peer],
+        bench: RadosBench | None,
+        count: CountOperations,
+        progress: Progress,
+    ) -> None:
         self._peers = peers
         self._bench = bench
+        self._count = count
         self._progress = progress
         self._made: set[str] = set()
         self._filled: set[str] = set()
@@ -95,7 +91,7 @@ class Runner:
             if row.is_warm:
                 run_job(place, row.job)
             job = row.limit if peer.name == "librados" and row.limit else row.job
-            report = run_job(place, job)
+            report = run_job(place, job, self._count)
             place.settle()
         if peer.name != "librados":
             with peer.past(row.files.folder) as past:
@@ -157,49 +153,6 @@ def sample_of(row: Row, peer: str, turn: int, report: dict[str, Any]) -> Sample:
         client_cpu_s=report["client_cpu_s"] or report["cpu_s"],
         driver_cpu_s=report["cpu_s"] if report["client_cpu_s"] else 0.0,
         reply_count=report["replies"],
+        osd_read_count=report["reads"],
+        osd_write_count=report["writes"],
     )
-
-
-def run_job(place: Place, job: Args) -> dict[str, Any]:
-    """Run the driver once. Raises: PeerError when it fails or takes too long."""
-    command, args = place.driver(job)
-    driver = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd=ROOT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        return report_of(driver, place, args)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(driver.pid, signal.SIGKILL)  # with its workers and programs
-        driver.communicate()
-
-
-def report_of(driver: "subprocess.Popen[str]", place: Place, args: Args) -> dict[str, Any]:
-    assert driver.stdin
-    assert driver.stdout
-    driver.stdin.write(json.dumps(args) + "\n")
-    driver.stdin.flush()
-    if driver.stdout.readline() != "ready\n":
-        raise PeerError(complaint_of(driver, driver.communicate(timeout=10)[1]))
-    cpu_s, replies = place.cpu_s(), place.replies()
-    try:
-        output, errors = driver.communicate("go\n", timeout=JOB_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        raise TooSlow from None
-    used_s, replied = place.cpu_s() - cpu_s, place.replies() - replies
-    if driver.returncode:
-        raise PeerError(complaint_of(driver, errors))
-    report: dict[str, Any] = json.loads(output)
-    return {**report, "client_cpu_s": used_s, "replies": replied}
-
-
-def complaint_of(driver: "subprocess.Popen[str]", errors: str) -> str:
-    """The ends of what the driver, or a program of its, said on stderr."""
-    lines = errors.splitlines()[-COMPLAINT_LINES:]
-    return " / ".join(lines) or f"the driver ended with {driver.returncode}"

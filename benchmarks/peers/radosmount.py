@@ -3,16 +3,19 @@
 import importlib
 import sys
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from benchmarks.peers.interface import CLOSING, Place, Site, Traits, mounted
 from benchmarks.processes import MountProcess
 
 rados: Any = importlib.import_module("rados")  # the tests' stub holds only what radosmount uses
 
-READ_BYTES_MAX = 200 << 20
+READ_BYTES_MAX: Final = 200 << 20
+WRITE_BYTES: Final = 16 << 20
+THREAD_COUNT: Final = 8
 
 
 class RadosPast:
@@ -33,13 +36,17 @@ class RadosPast:
         return value
 
     def put(self, files: Mapping[str, bytes]) -> None:
-        for name, data in files.items():
-            for offset in range(0, len(data), 64 << 20):
-                self._ioctx.write(name, data[offset : offset + (64 << 20)], offset)
+        with ThreadPoolExecutor(THREAD_COUNT) as threads:
+            list(threads.map(self._put_one, files.items()))
+
+    def _put_one(self, file: tuple[str, bytes]) -> None:
+        name, data = file
+        for offset in range(0, len(data), WRITE_BYTES):
+            self._ioctx.write(name, data[offset : offset + WRITE_BYTES], offset)
 
     def clear(self) -> None:
-        for name in self.names():
-            self._ioctx.remove_object(name)
+        with ThreadPoolExecutor(THREAD_COUNT) as threads:
+            list(threads.map(self._ioctx.remove_object, self.names()))
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import pytest
 from benchmarks.bars import BARS, LAZY, OWN, REQUEST_CPU, Bar, Verdict
 from benchmarks.content import MIB, checksum, content, share_of, shuffled_pages
 from benchmarks.driver import Args
+from benchmarks.measure import run_job
 from benchmarks.past import DirectoryPast, VerifyError, expect_files
 from benchmarks.peers.limit import bench_result
 from benchmarks.peers.s3fs import bucket_of
@@ -20,7 +21,7 @@ from benchmarks.programs import Sources, program_rows
 from benchmarks.report import NOTHING, report, rounded
 from benchmarks.result import BASE_PEER, Column, Result, Sample, Spread
 from benchmarks.rows import Row
-from benchmarks.runner import rotated, run_job
+from benchmarks.runner import rotated
 from benchmarks.workloads import FULL, QUICK, Scale, rows_of
 
 TINY = Scale(1 * MIB, 16, 8, 5, 3, 4, 3, 7, 10, 3)

@@ -1,0 +1,84 @@
+"""Runs one driver, and takes what it cost: time, CPU of the client, operations of the OSDs."""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+from collections.abc import Callable
+from typing import Any, Final
+
+from benchmarks.driver import Args
+from benchmarks.osds import OperationCount
+from benchmarks.peers.interface import ROOT, Place
+from benchmarks.processes import PeerError
+
+JOB_TIMEOUT_S: Final = 120.0
+COMPLAINT_LINES: Final = 3
+CountOperations = Callable[[], OperationCount]
+
+
+class TooSlow(Exception):
+    """The job was stopped after JOB_TIMEOUT_S."""
+
+
+def no_operations() -> OperationCount:
+    return OperationCount(0, 0)
+
+
+def run_job(place: Place, job: Args, count: CountOperations = no_operations) -> dict[str, Any]:
+    """Run the driver once. Raises: PeerError when it fails, TooSlow."""
+    command, args = place.driver(job)
+    driver = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        return report_of(driver, place, args, count)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(driver.pid, signal.SIGKILL)  # with its workers and programs
+        driver.communicate()
+
+
+def report_of(
+    driver: "subprocess.Popen[str]", place: Place, args: Args, count: CountOperations
+) -> dict[str, Any]:
+    """What the driver says, with what the client and the OSDs did for it meanwhile."""
+    assert driver.stdin
+    assert driver.stdout
+    driver.stdin.write(json.dumps(args) + "\n")
+    driver.stdin.flush()
+    if not select.select([driver.stdout], [], [], JOB_TIMEOUT_S)[0]:
+        raise TooSlow
+    if driver.stdout.readline() != "ready\n":
+        raise PeerError(complaint_of(driver, driver.communicate(timeout=10)[1]))
+    operations, cpu_s, replies = count(), place.cpu_s(), place.replies()
+    try:
+        output, errors = driver.communicate("go\n", timeout=JOB_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        raise TooSlow from None
+    used_s, replied = place.cpu_s() - cpu_s, place.replies() - replies
+    asked = count().since(operations)
+    if driver.returncode:
+        raise PeerError(complaint_of(driver, errors))
+    report: dict[str, Any] = json.loads(output)
+    return {
+        **report,
+        "client_cpu_s": used_s,
+        "replies": replied,
+        "reads": asked.reads,
+        "writes": asked.writes,
+    }
+
+
+def complaint_of(driver: "subprocess.Popen[str]", errors: str) -> str:
+    """The ends of what the driver, or a program of its, said on stderr."""
+    lines = errors.splitlines()[-COMPLAINT_LINES:]
+    return " / ".join(lines) or f"the driver ended with {driver.returncode}"
