@@ -29,6 +29,8 @@ def draw(result: Result, path: Path) -> None:
     matplotlib.rcParams["svg.hashsalt"] = "radosmount"  # the same result, the same file
     pyplot: Any = importlib.import_module("matplotlib.pyplot")
     rows = [row for row in result.rows if result.spread(row.key, BASE_PEER)]
+    if not rows:
+        return
     figure, axes = pyplot.subplots(figsize=(10, 1.6 + ROW_HEIGHT_INCHES * len(rows)))
     for place, row in enumerate(rows):
         draw_row(axes, result, row.key, place)

@@ -13,6 +13,7 @@ from typing import Final
 
 START_TIMEOUT_S: Final = 30.0
 END_TIMEOUT_S: Final = 60.0  # a client may have to write back what it holds
+BUSY_TIMEOUT_S: Final = 10.0
 POLL_INTERVAL_S: Final = 0.02
 CPU_CLOCK: Final = 2  # CPUCLOCK_SCHED of clock_getcpuclockid(3): all threads, ended ones too
 
@@ -100,13 +101,23 @@ class MountProcess:
 
     def close(self) -> None:
         """Unmount, and wait until the daemon has ended: it may write back what it holds."""
-        command = [*self._umount, str(self.path)]
+        deadline = time.monotonic() + BUSY_TIMEOUT_S
         try:
-            subprocess.run(command, capture_output=True, check=False, timeout=END_TIMEOUT_S)
+            while self._unmount() and time.monotonic() < deadline:  # busy, as just after a kill
+                time.sleep(POLL_INTERVAL_S)
             self._process.wait(END_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self._kill()
             raise PeerError(f"did not end within {END_TIMEOUT_S:.0f} s of its unmount") from None
+
+    def _unmount(self) -> int:
+        """Return the exit code: 0, or the mount is still there."""
+        if self._process.poll() is not None:
+            return 0
+        command = [*self._umount, str(self.path)]
+        return subprocess.run(
+            command, capture_output=True, timeout=END_TIMEOUT_S, check=False
+        ).returncode
 
     def _kill(self) -> None:
         subprocess.run(["umount", "-l", str(self.path)], capture_output=True, check=False)

@@ -137,7 +137,8 @@ def report(result: Result) -> str:
         f"## Times {BENCH}\n\n" + ratios(result, BENCH),
         "## CPU of the client + of the program, µs an operation or MiB\n\n" + cpu(result),
         "## Reads + writes that the OSDs were asked for, an operation or MiB\n\n"
-        + round_trips(result),
+        + round_trips(result)
+        + "\nOf the MDS and the gateway too. Look-ups of what is not there are not counted.\n",
         "## What each promises\n\n"
         + "\n".join(f"- **{peer.key}**: {peer.title}." for peer in result.peers)
         + "\n",
