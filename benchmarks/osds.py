@@ -1,6 +1,7 @@
 """How many operations the OSDs were asked for: the round trips behind a row, whoever made them.
 
-A stat of an object that is not there is not counted by the OSD. For ceph-fuse the MDS's journal is among them, for the S3 mounts what the gateway does.
+A stat of an object that is not there is not counted by the OSD. For ceph-fuse the MDS's journal
+is among them, for the S3 mounts what the gateway does.
 """
 
 import json
