@@ -11,7 +11,7 @@ atomic. Beyond the contract a test can
 
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import trio
@@ -93,6 +93,10 @@ class MemoryStore:
         self._next_pool_id += 1
         self._pools[pool_id] = _PoolState(Pool(pool_id, name, applications))
         return pool_id
+
+    def set_applications(self, pool_id: int, applications: frozenset[str]) -> None:
+        state = self._pools[pool_id]
+        state.pool = replace(state.pool, applications=applications)
 
     def remove_pool(self, pool_id: int) -> None:
         del self._pools[pool_id]

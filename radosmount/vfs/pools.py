@@ -97,12 +97,12 @@ class Pools:
 
     async def check_writable(self, pool_id: int, namespace: bytes) -> None:
         """Raises: ReadOnly, as the mount or the pool is; AccessDenied without the caps."""
-        place = ObjectPlace(pool_id, namespace)
-        if place in self._writable:
-            return
         pool = self._by_id(pool_id)
         if self._view.is_read_only or self._is_foreign(pool):
             raise ReadOnly(f"pool {pool.name!r} is read-only here")
+        place = ObjectPlace(pool_id, namespace)
+        if place in self._writable:
+            return
         try:
             await self._store.probe_write(pool_id, namespace)
         except PermissionDenied as refusal:

@@ -252,6 +252,5 @@ def test_each_turn_begins_with_another_peer() -> None:
 
 
 def test_plot_is_drawn(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     draw(result_of(sample("write", OWN, 20), sample("write", BASE_PEER, 10)), tmp_path / "p.svg")
     assert "ceph-fuse" in (tmp_path / "p.svg").read_text()

@@ -101,6 +101,17 @@ async def test_foreign_pools_are_read_only(application: str) -> None:
     await Pools(store, view).check_writable(pool_id, b"")
 
 
+async def test_a_pool_becomes_foreign() -> None:
+    """A pool that gets an application after it was written to is read-only from then on."""
+    store = MemoryStore(pools=())
+    pool_id = store.add_pool(b"p", frozenset())
+    pools = Pools(store, ViewConfig())
+    await pools.check_writable(pool_id, b"")
+    store.set_applications(pool_id, frozenset({"rbd"}))
+    with pytest.raises(ReadOnly):
+        await pools.check_writable(pool_id, b"")
+
+
 async def test_write_cap_is_asked_once() -> None:
     """The write cap is probed at the first open for writing of a namespace; a refusal is EACCES."""
     store = MemoryStore()
