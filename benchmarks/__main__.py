@@ -81,37 +81,36 @@ def prepared(peers: Sequence[Peer]) -> list[Peer]:
 def run(arguments: argparse.Namespace, directory: Path) -> Result:
     scale = QUICK if arguments.quick else FULL
     seed = arguments.seed or secrets.token_hex(4)
-    with (
-        Sources(scale, seed) as sources,
-        Lab(directory / "lab", arguments.osds, progress=say) as lab,
-    ):
+    with Sources(scale, seed) as sources:
         rows = chosen([*rows_of(scale, seed), *program_rows(scale, sources)], arguments.only)
         if arguments.list:
             raise SystemExit("\n".join(f"{row.key:14} {row.title}" for row in rows))
-        site = Site(lab, directory)
-        wanted = arguments.peers.split(",") if arguments.peers else list(PEER_NAMES)
-        peers = prepared([peer for peer in make_peers(site) if peer.name in wanted])
-        bench = RadosBench(site) if "rados bench" in wanted else None
-        if bench:
-            bench.prepare()
-        columns = [Column(peer.name, peer.note, early_rows=sorted(peer.early)) for peer in peers]
-        columns += [Column(bench.name, bench.note)] if bench else []
-        result = Result(
-            about_this_run(arguments, seed),
-            [Column(row.key, row.title, row.unit.value) for row in rows],
-            columns,
-        )
-        out = arguments.out
-        count = functools.partial(operation_count, lab.directory)
-        runner = Runner(peers, bench, count, say)
-        turns = arguments.turns or (QUICK_TURNS if arguments.quick else TURNS)
+        with Lab(directory / "lab", arguments.osds, progress=say) as lab:
+            return run_on(Site(lab, directory), rows, arguments, seed)
 
-        def keep(sample: Sample) -> None:
-            result.samples.append(sample)
-            (out / f"{NAME}.json").write_text(result.to_json())
 
-        runner.run(rows, turns, keep)
-        return result
+def run_on(site: Site, rows: Sequence[Row], arguments: argparse.Namespace, seed: str) -> Result:
+    """Samples are saved one by one: an interrupted run leaves what it has."""
+    wanted = arguments.peers.split(",") if arguments.peers else list(PEER_NAMES)
+    if unknown := sorted(set(wanted) - set(PEER_NAMES)):
+        raise SystemExit(f"no such peers: {', '.join(unknown)}")
+    peers = prepared([peer for peer in make_peers(site) if peer.name in wanted])
+    bench = RadosBench(site) if "rados bench" in wanted else None
+    if bench:
+        bench.prepare()
+    columns = [Column(peer.name, peer.note, early_rows=sorted(peer.early)) for peer in peers]
+    columns += [Column(bench.name, bench.note)] if bench else []
+    titles = [Column(row.key, row.title, row.unit.value) for row in rows]
+    result = Result(about_this_run(arguments, seed), titles, columns)
+
+    def keep(sample: Sample) -> None:
+        result.samples.append(sample)
+        (arguments.out / f"{NAME}.json").write_text(result.to_json())
+
+    count = functools.partial(operation_count, site.lab.directory)
+    turns = arguments.turns or (QUICK_TURNS if arguments.quick else TURNS)
+    Runner(peers, bench, count, say).run(rows, turns, keep)
+    return result
 
 
 def publish(result: Result) -> None:

@@ -5,8 +5,11 @@ Never through the mount that is measured: what is seen here, any other client wo
 
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
+
+THREAD_COUNT: Final = 8
 
 
 class Past(Protocol):
@@ -45,12 +48,15 @@ class DirectoryPast:
         return os.getxattr(self._directory / name, f"user.{key}")
 
     def put(self, files: Mapping[str, bytes]) -> None:
-        for name, data in files.items():
-            (self._directory / name).write_bytes(data)
+        with ThreadPoolExecutor(THREAD_COUNT) as threads:
+            list(threads.map(self._put_one, files.items()))
+
+    def _put_one(self, file: tuple[str, bytes]) -> None:
+        (self._directory / file[0]).write_bytes(file[1])
 
     def clear(self) -> None:
-        for path in self._directory.iterdir():
-            path.unlink()
+        with ThreadPoolExecutor(THREAD_COUNT) as threads:
+            list(threads.map(Path.unlink, self._directory.iterdir()))
 
 
 def expect_files(past: Past, files: Mapping[str, bytes]) -> None:

@@ -62,8 +62,9 @@ class Sources:
 
 def program_rows(scale: Scale, sources: Sources) -> list[Row]:
     count = len(sources.files())
-    # -O: s3fs cannot set the times of its root.
-    rsync = {"job": "commands", "commands": [["rsync", "-aO", f"{sources.tree}/", "{}/"]]}
+    # File by file: s3fs cannot set the attributes of its root, as -a of a folder would.
+    paths = [str(sources.tree / name) for name in sorted(sources.files())]
+    rsync = {"job": "commands", "commands": [["rsync", "-a", *paths, "{}/"]]}
     copies = [["cp", sources.path_of_copy(name), "{}/"] for name in sources.copies]
     return [
         Row(
@@ -75,14 +76,14 @@ def program_rows(scale: Scale, sources: Sources) -> list[Row]:
         ),
         Row(
             key="rsync",
-            title=f"rsync -aO of {count} source files",
+            title=f"rsync -a of {count} source files",
             amount=count,
             job=rsync,
             verify=holding(sources.files),
         ),
         Row(
             key="rsync-again",
-            title=f"rsync -aO of {count} unchanged files, cold",
+            title=f"rsync -a of {count} unchanged files, cold",
             amount=count,
             before=rsync,
             job=rsync,

@@ -16,6 +16,7 @@ from email.utils import formatdate
 from html import unescape
 from typing import Final
 
+from benchmarks.content import share_of
 from benchmarks.processes import PeerError
 
 LIST_COUNT_MAX: Final = 1000  # S3 gives no more at once
@@ -95,20 +96,22 @@ class BucketPast:
         return base64.b64decode(match[1]) if match else b""
 
     def put(self, files: Mapping[str, bytes]) -> None:
-        with ThreadPoolExecutor(THREAD_COUNT) as threads:
-            shares = [list(files)[number::THREAD_COUNT] for number in range(THREAD_COUNT)]
-            for done in [threads.submit(self._put_all, share, files) for share in shares]:
-                done.result()
-
-    def _put_all(self, names: list[str], files: Mapping[str, bytes]) -> None:
-        client = S3Client(self._gateway)
-        for name in names:
-            client.request("PUT", self._path(name), body=files[name])
-        client.close()
+        self._request_all("PUT", files)
 
     def clear(self) -> None:
-        for name in self.names():
-            self._client.request("DELETE", self._path(name))
+        self._request_all("DELETE", dict.fromkeys(self.names(), b""))
+
+    def _request_all(self, method: str, bodies: Mapping[str, bytes]) -> None:
+        """One request for each name, by several connections at once."""
+        shares = [share_of(list(bodies), number, THREAD_COUNT) for number in range(THREAD_COUNT)]
+        with ThreadPoolExecutor(THREAD_COUNT) as threads:
+            list(threads.map(lambda share: self._request_share(method, share, bodies), shares))
+
+    def _request_share(self, method: str, names: list[str], bodies: Mapping[str, bytes]) -> None:
+        client = S3Client(self._gateway)
+        for name in names:
+            client.request(method, self._path(name), body=bodies[name])
+        client.close()
 
     def close(self) -> None:
         self._client.close()
