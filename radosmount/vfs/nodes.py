@@ -189,5 +189,12 @@ class NodeTable:
 
 
 def _hashed_ino(identity: Identity) -> int:
-    digest = hashlib.blake2b(repr(identity).encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(_identity_bytes(identity), digest_size=8).digest()
     return int.from_bytes(digest) & INO_MAX
+
+
+def _identity_bytes(identity: Identity) -> bytes:
+    key = identity[-1]
+    if not isinstance(key, ObjectKey):
+        return repr(identity).encode()
+    return b"%d\0%b\0%b\0%b" % key

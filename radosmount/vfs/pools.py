@@ -39,6 +39,8 @@ class Pools:
         self._hidden: set[int] = set()
         self._probed: set[int] = set()
         self._writable: set[ObjectPlace] = set()
+        self._indexed: tuple[Pool, ...] = ()  # what `_pool_by_id` was made of
+        self._pool_by_id: dict[int, Pool] = {}
 
     async def start(self) -> ObjectPlace | None:
         """Return where the root's objects are; None for a root of all pools.
@@ -118,10 +120,14 @@ class Pools:
         return next((pool for pool in self._store.pools() if pool.name == name), None)
 
     def _by_id(self, pool_id: int) -> Pool:
-        for pool in self._store.pools():
-            if pool.pool_id == pool_id:
-                return pool
-        raise PoolGone(f"pool {pool_id} was removed")
+        pools = self._store.pools()
+        if pools is not self._indexed:
+            self._indexed = pools
+            self._pool_by_id = {pool.pool_id: pool for pool in pools}
+        pool = self._pool_by_id.get(pool_id)
+        if pool is None:
+            raise PoolGone(f"pool {pool_id} was removed")
+        return pool
 
     async def _probe(self) -> None:
         """Ask every pool that was not asked yet whether it may be read."""
