@@ -1,7 +1,7 @@
 """A private Ceph (one monitor, one manager, 1 to 3 OSDs) for the demo, tests and benchmarks.
 
 Not part of the file system: it stands outside the layers, drives Ceph's own programs and
-never imports `rados`.
+never imports `rados`. What a lab's folder holds before anything runs is in lab_folder.py.
 
 Everything lives in one folder: settings, keys, stores, sockets, logs. Invariants:
 
@@ -18,10 +18,8 @@ Everything lives in one folder: settings, keys, stores, sockets, logs. Invariant
 import argparse
 import contextlib
 import os
-import random
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -32,83 +30,17 @@ from signal import SIGKILL, SIGTERM, Signals
 from types import TracebackType
 from typing import Final, Self
 
-from radosmount.config import MIB
 from radosmount.errors import MountError
+from radosmount.lab_folder import CONF_HEAD, free_port, make_folder
+from radosmount.lab_processes import daemon_name, run_program, running_programs, send_signal
 
 START_TIMEOUT_S: Final = 60.0
-COMMAND_TIMEOUT_S: Final = 60.0
 TERM_TIMEOUT_S: Final = 5.0  # a daemon that ignores SIGTERM for this long gets SIGKILL
 KILL_TIMEOUT_S: Final = 30.0  # only a process stuck in the kernel outlives SIGKILL
 POLL_INTERVAL_S: Final = 0.05
 OSD_COUNT_MAX: Final = 3
-OSD_SIZE_BYTES: Final = 20480 * MIB  # sparse: only what is stored takes room
 POOL_PG_COUNT: Final = 8
 SOCKET_PATH_MAX: Final = 107  # sun_path of unix(7), without its final zero
-# Below Linux's ephemeral ports, so that no outgoing connection takes the port of a stopped
-# monitor, and above the range (6800-7568) in which the other daemons pick theirs.
-MONITOR_PORTS: Final = range(10000, 30000)
-
-_CONF_HEAD = "# A private Ceph of radosmount.lab; nothing of it is outside this folder.\n"
-_CONF = """\
-[global]
-fsid = {fsid}
-mon_host = [v2:127.0.0.1:{port}]
-ms_bind_msgr1 = false
-public_addr = 127.0.0.1
-cluster_addr = 127.0.0.1
-keyring = {directory}/keyring
-auth_cluster_required = cephx
-auth_service_required = cephx
-auth_client_required = cephx
-auth_allow_insecure_global_id_reclaim = false
-osd_pool_default_size = 1
-osd_pool_default_min_size = 1
-osd_pool_default_pg_autoscale_mode = off
-osd_crush_chooseleaf_type = 0
-mon_allow_pool_size_one = true
-mon_allow_pool_delete = true
-mon_warn_on_pool_no_redundancy = false
-mon_data_avail_warn = 1
-mon_data_avail_crit = 0
-
-[mon]
-mon_data = {directory}/mon
-paxos_propose_interval = 0.05
-
-[mgr]
-mgr_data = {directory}/mgr
-mgr_initial_modules =
-mgr_stats_period = 1
-
-[osd]
-osd_data = {directory}/osd.$id
-osd_objectstore = bluestore
-osd_memory_target = {memory_bytes}
-osd_op_queue = wpq
-osd_mon_shutdown_timeout = 0.2
-bluestore_block_size = {osd_size_bytes}
-bluestore_fsck_on_mkfs = false
-
-"""
-
-# One a daemon, not [global]: a client that reads this file must not write logs here.
-_DAEMON_SECTION = """\
-[{name}]
-log_file = {directory}/log/{name}.log
-pid_file = {directory}/run/{name}.pid
-admin_socket = {directory}/run/{name}.asok
-run_dir = {directory}/run
-crash_dir = {directory}/log
-
-"""
-
-# What ceph-authtool(8) is told about each identity the cluster is born with.
-_DAEMON_CAPS: Final = {
-    "mon": {"mon": "allow *"},
-    "client": {"mon": "allow *", "osd": "allow *", "mgr": "allow *", "mds": "allow *"},
-    "mgr": {"mon": "allow profile mgr", "osd": "allow *", "mds": "allow *"},
-    "osd": {"mon": "allow profile osd", "osd": "allow *", "mgr": "allow profile osd"},
-}
 
 
 def _no_progress(_line: str) -> None:
@@ -194,10 +126,10 @@ class Lab:
         """End every daemon, wait until all are gone, remove the folder. Safe at any time."""
         pids = self.pids()
         for pid in pids.values():
-            _send_signal(pid, SIGTERM)
+            send_signal(pid, SIGTERM)
         if not self._wait_for_end(pids, TERM_TIMEOUT_S):
             for pid in self.pids().values():
-                _send_signal(pid, SIGKILL)
+                send_signal(pid, SIGKILL)
             if not self._wait_for_end(pids, KILL_TIMEOUT_S):
                 raise MountError(f"these daemons do not end, even by SIGKILL: {self.pids()}")
         self._remove_directory()
@@ -214,11 +146,11 @@ class Lab:
 
     def ceph(self, *args: str) -> str:
         """Run ceph(8) as client.admin and return its standard output (about 0.3 s a call)."""
-        return _run_program(("ceph", "-c", str(self.conf_path), *args)).stdout.decode()
+        return run_program(("ceph", "-c", str(self.conf_path), *args)).stdout.decode()
 
     def rados(self, *args: str, input: bytes | None = None) -> bytes:
         """Run rados(8) as client.admin and return its standard output."""
-        return _run_program(("rados", "-c", str(self.conf_path), *args), input).stdout
+        return run_program(("rados", "-c", str(self.conf_path), *args), input).stdout
 
     def create_pool(self, name: str, application: str = "rados") -> None:
         """Make a pool and wait until all its placement groups serve."""
@@ -247,8 +179,8 @@ class Lab:
         # A child may not show its command line yet: execve(2) returns before /proc has it.
         return own | {
             name: pid
-            for pid, words in _running_programs()
-            if (name := _daemon_name(words, self.conf_path)) is not None
+            for pid, words in running_programs()
+            if (name := daemon_name(words, self.conf_path)) is not None
         }
 
     def signal(self, name: str, number: Signals) -> None:
@@ -256,7 +188,7 @@ class Lab:
         pids = self.pids()
         if name not in pids:
             raise MountError(f"{name} does not run in the lab {self.directory}")
-        _send_signal(pids[name], number)
+        send_signal(pids[name], number)
 
     def stop_daemon(self, name: str, number: Signals = SIGTERM) -> None:
         """End one daemon by `number` and wait until it is gone; its data stays."""
@@ -296,13 +228,13 @@ class Lab:
     def _remove_directory(self) -> None:
         """Remove the folder if the head of its ceph.conf says that it is a lab's."""
         with contextlib.suppress(FileNotFoundError):
-            if self.conf_path.read_text().startswith(_CONF_HEAD):
+            if self.conf_path.read_text().startswith(CONF_HEAD):
                 shutil.rmtree(self.directory)
 
     def _make_cluster(self) -> None:
         osd_uuids = {f"osd.{index}": str(uuid.uuid4()) for index in range(self.osd_count)}
         self._progress(f"making a private Ceph in {self.directory}")
-        self._write_settings(osd_uuids)
+        make_folder(self.directory, osd_uuids, self._monitor_port or free_port())
         self._progress("starting the monitor and the manager")
         self.start_daemon("mon.a")
         self.start_daemon("mgr.x")
@@ -310,48 +242,6 @@ class Lab:
         self._progress(f"starting {self.osd_count} OSD(s)")
         self._start_osds(osd_uuids)
         self._wait_until_ready()
-
-    def _write_settings(self, osd_uuids: dict[str, str]) -> None:
-        """Write ceph.conf, the keys and the empty stores; nothing runs yet."""
-        fsid, port = str(uuid.uuid4()), self._monitor_port or _free_port()
-        self.conf_path.write_text(self._settings(fsid, port, osd_uuids))
-        for folder in ("log", "run", "mon", "mgr", *osd_uuids):
-            (self.directory / folder).mkdir()
-        for name in ("mon.", "client.admin", "mgr.x", *osd_uuids):
-            self._make_key(name)
-        monmap = str(self.directory / "monmap")
-        address = f"[v2:127.0.0.1:{port}]"
-        _run_program(("monmaptool", "--create", "--fsid", fsid, "--addv", "a", address, monmap))
-        store = ("--monmap", monmap, "--keyring", str(self.keyring_path))
-        _run_program(("ceph-mon", "-i", "a", "-c", str(self.conf_path), "--mkfs", *store))
-        for name, osd_uuid in osd_uuids.items():
-            self._make_osd_store(name, osd_uuid)
-
-    def _settings(self, fsid: str, port: int, osd_uuids: dict[str, str]) -> str:
-        settings = _CONF_HEAD + _CONF.format(
-            fsid=fsid,
-            port=port,
-            directory=self.directory,
-            memory_bytes=1024 * MIB,  # Ceph refuses less than 896 MiB
-            osd_size_bytes=OSD_SIZE_BYTES,
-        )
-        sections = (
-            _DAEMON_SECTION.format(name=name, directory=self.directory)
-            for name in ("mon.a", "mgr.x", *osd_uuids)
-        )
-        return settings + "".join(sections)
-
-    def _make_key(self, name: str) -> None:
-        caps = _DAEMON_CAPS[name.partition(".")[0]]
-        words = [word for service, cap in caps.items() for word in ("--cap", service, cap)]
-        create = () if self.keyring_path.exists() else ("--create-keyring",)
-        keyring = str(self.keyring_path)
-        _run_program(("ceph-authtool", *create, keyring, "--gen-key", "-n", name, *words))
-
-    def _make_osd_store(self, name: str, osd_uuid: str) -> None:
-        """Format one OSD. Without --no-mon-config it would wait for a monitor first."""
-        identity = ("-i", name.removeprefix("osd."), "-c", str(self.conf_path))
-        _run_program(("ceph-osd", *identity, "--no-mon-config", "--mkfs", "--osd-uuid", osd_uuid))
 
     def _wait_for_monitor(self) -> None:
         socket_path = self.directory / "run" / "mon.a.asok"
@@ -398,7 +288,7 @@ class Lab:
     def _ceph_batch(self, commands: Sequence[str]) -> None:
         """Run several ceph commands by one process: its start-up costs more than they do."""
         lines = "".join(f"{line}\n" for line in commands)
-        done = _run_program(("ceph", "-c", str(self.conf_path)), lines.encode())
+        done = run_program(("ceph", "-c", str(self.conf_path)), lines.encode())
         complaint = done.stderr.decode(errors="replace").strip()
         if "Error " in complaint:  # fed with lines, ceph(8) goes on after an error and ends with 0
             raise MountError(f"ceph refused {commands}: {complaint}")
@@ -424,63 +314,11 @@ class Lab:
         return "".join(tails)
 
 
-def _run_program(
-    command: Sequence[str], input: bytes | None = None
-) -> subprocess.CompletedProcess[bytes]:
-    """Run a program to its end. Raises: `MountError` if it is missing, fails or hangs."""
-    try:
-        done = subprocess.run(
-            command, input=input or b"", capture_output=True, timeout=COMMAND_TIMEOUT_S, check=False
-        )
-    except FileNotFoundError:
-        raise MountError(f"{command[0]} is missing; scripts/setup installs it") from None
-    except subprocess.TimeoutExpired:
-        raise MountError(f"no answer in {COMMAND_TIMEOUT_S:.0f} s: {command}") from None
-    if done.returncode != 0:
-        complaint = done.stderr.decode(errors="replace").strip()
-        raise MountError(f"{' '.join(command)}: exit code {done.returncode}: {complaint}")
-    return done
-
-
 def _pool_commands(name: str, application: str) -> list[str]:
     return [
         f"osd pool create {shlex.quote(name)} {POOL_PG_COUNT}",
         f"osd pool application enable {shlex.quote(name)} {application}",
     ]
-
-
-def _free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on now."""
-    for port in random.sample(MONITOR_PORTS, 100):
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise MountError("no free port on 127.0.0.1 for the monitor")
-
-
-def _running_programs() -> list[tuple[int, list[bytes]]]:
-    """Return pid and command line of every process. A zombie has an empty one."""
-    programs = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            with contextlib.suppress(OSError):  # it ended while we looked
-                words = (folder / "cmdline").read_bytes().split(b"\0")
-                programs.append((int(folder.name), words))
-    return programs
-
-
-def _daemon_name(words: list[bytes], conf_path: Path) -> str | None:
-    """Return e.g. `osd.0` if `words` is the command line of a daemon of this ceph.conf."""
-    match words:
-        case [program, b"-f", b"-i", identity, b"-c", conf, *_] if conf == os.fsencode(conf_path):
-            kind = Path(os.fsdecode(program)).name.removeprefix("ceph-")
-            return f"{kind}.{os.fsdecode(identity)}"
-    return None
-
-
-def _send_signal(pid: int, number: Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):  # it ended by itself
-        os.kill(pid, number)
 
 
 def _parse_arguments(argv: Sequence[str]) -> argparse.Namespace:

@@ -11,6 +11,7 @@ LAYERS = ["errors", "config", "store", "cache", "vfs", "fuse", "app", "cli", "__
 LAYER_OF = {
     **dict.fromkeys(["options", "configure"], "config"),
     **dict.fromkeys(["daemon", "lifecycle", "logs", "mountpoint", "notify", "unmount"], "app"),
+    **dict.fromkeys(["lab_folder", "lab_processes"], "lab"),
 }
 OUTSIDE = {"ctl", "lab"}  # beside the chain: config and errors only
 CONFINED = {"pyfuse3": "radosmount.fuse", "rados": "radosmount.store.rados"}
