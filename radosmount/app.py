@@ -3,6 +3,10 @@
 Imported once the process is the one that stays (see daemon.py): it brings in rados.
 """
 
+import ctypes
+import os
+from typing import Final
+
 import trio
 
 from radosmount import lifecycle
@@ -13,6 +17,11 @@ from radosmount.lifecycle import OnReady, Parts
 from radosmount.store.interface import Store
 from radosmount.store.rados.store import open_rados_store
 from radosmount.vfs.filesystem import Filesystem
+
+# mallopt(3). By default glibc keeps what each thread of ours and of librados has freed in an arena
+# of the thread's own, up to 8 a core: 30 MiB more at the peak, which `cache_size` does not bound.
+M_ARENA_MAX: Final = -8
+ARENA_COUNT_MAX: Final = 2
 
 
 async def open_store(config: Config) -> Store:
@@ -36,4 +45,13 @@ def make(
 
 def run(config: Config, announce_ready: OnReady) -> int:
     """As `lifecycle.run`. Raises: MountError."""
+    share_freed_memory()
     return lifecycle.run(config, announce_ready, Parts(open_store, make))
+
+
+def share_freed_memory() -> None:
+    """Bound malloc's arenas, before there are threads. MALLOC_ARENA_MAX of the environment
+    counts more; a libc without mallopt (musl) has no arenas."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None and "MALLOC_ARENA_MAX" not in os.environ:
+        mallopt(M_ARENA_MAX, ARENA_COUNT_MAX)
