@@ -86,7 +86,7 @@ class FuseConfig:
     source: str = ""
     allow_other: bool = False
     options: frozenset[str] = frozenset()
-    request_count_max: int = 256
+    request_count_max: int = 1024  # callers that may wait for the store before all do
     invalidation_count_max: int = 65536  # inodes that wait to be dropped from the kernel's cache
     is_tuned: bool = True  # by our own request loop and INIT, where they work
     readahead_kib: int = 4096  # the kernel's 128 means requests of 128 KiB, one at a time

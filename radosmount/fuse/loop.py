@@ -58,6 +58,7 @@ class RequestLoop:
         self._spin_s = spin_s
         self._reader: trio.lowlevel.Task | None = None
         self._parked: list[trio.lowlevel.Task] = []
+        self._has_read: set[trio.lowlevel.Task] = set()
         self._turn_request_count = 0
         self._is_closed = False
         self.request_count = 0
@@ -73,6 +74,7 @@ class RequestLoop:
             if self._reader is not None and not self._is_closed:
                 await self._park(task)
             self._reader = task
+            self._has_read.add(task)
         if self._is_closed or not await self._wait_for_request(has_just_answered):
             self.close()
             return False
@@ -96,11 +98,17 @@ class RequestLoop:
             trio.lowlevel.reschedule(self._parked.pop())
 
     async def _park(self, task: trio.lowlevel.Task) -> None:
+        """A worker's first request gives it a buffer of 1 MiB for good: whoever has one comes
+        first, so that there are no more of them than requests at a time."""
+
         def leave(_: object) -> trio.lowlevel.Abort:
             self._parked.remove(task)
             return trio.lowlevel.Abort.SUCCEEDED
 
-        self._parked.append(task)
+        if task in self._has_read:
+            self._parked.append(task)
+        else:
+            self._parked.insert(0, task)
         await trio.lowlevel.wait_task_rescheduled(leave)
 
     async def _wait_for_request(self, has_just_answered: bool) -> bool:

@@ -83,6 +83,16 @@ def test_objects(lab: Lab, pool: str) -> None:
     assert lab.rados("-p", pool, "get", "name", "-") == b"bytes"
 
 
+def test_everything_is_under_the_folder(lab: Lab) -> None:
+    """The cluster's own log, too, is written in the lab's folder."""
+    lab.ceph("log", "a line for the cluster's log")
+    log = lab.directory / "log" / "ceph.log"
+    deadline_s = time.monotonic() + 20
+    while not log.exists() or "a line for the cluster's log" not in log.read_text():
+        assert time.monotonic() < deadline_s, "the monitor does not write its log here"
+        lab.ceph("log", "last", "1")  # takes some 0.2 s; the log is written a moment later
+
+
 def test_user_is_held_to_its_caps(lab: Lab, pool: str) -> None:
     keyring = lab.add_user(f"reader-{pool}", mon="allow r", osd=f"allow r pool={pool}")
     lab.rados("-p", pool, "put", "name", "-", input=b"bytes")

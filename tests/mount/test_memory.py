@@ -110,9 +110,6 @@ def stopped_osd(lab: Lab) -> Iterator[None]:
         lab.ceph("osd", "down", "0")
 
 
-@pytest.mark.xfail(
-    reason="every worker of the request loop comes to have a buffer of 1 MiB (fuse/loop.py)"
-)
 def test_memory_is_bounded(own_lab: Lab, writers: list["subprocess.Popen[str]"]) -> None:
     """8 writers, each five files of 100 MiB, through `cache_size=64MiB`, with an OSD stopped for
     10 s in the middle, stay under cache_size + 120 MiB resident, and end well."""

@@ -123,7 +123,6 @@ def test_killed_callers_freeze_nothing(slow: Mount, tmp_path: Path) -> None:
     assert (slow.path / "pool" / "good").read_bytes() == b"content"
 
 
-@pytest.mark.xfail(reason="FuseConfig.request_count_max is 256: all workers wait", strict=True)
 def test_many_blocked_callers(slow: Mount) -> None:
     """300 threads that wait for the store leave room for the requests of others."""
     assert slow.process is not None

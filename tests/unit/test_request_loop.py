@@ -112,6 +112,30 @@ async def test_all_workers_waiting_leave_the_role_free(
     assert second.handled == [b"s", b"a", b"b"]
 
 
+async def test_workers_that_have_read_come_first(
+    pipe: tuple[int, int], nursery: trio.Nursery
+) -> None:
+    """A worker that never read gets the role only when all others wait: each that reads once
+    keeps a buffer of 1 MiB."""
+    loop = RequestLoop(pipe[0], spin_s=0)
+    workers = [Worker(loop, pipe[0]) for _ in range(4)]
+    for worker in workers:
+        nursery.start_soon(worker.run)
+        await wait_all_tasks_blocked()
+    for _ in range(6):
+        os.write(pipe[1], b"sa")
+        await wait_all_tasks_blocked(0.05)
+        for worker in workers:
+            worker.released.set()
+        await wait_all_tasks_blocked(0.05)
+        for worker in workers:
+            worker.released = trio.Event()
+    assert sum(bool(worker.handled) for worker in workers) == 2
+    loop.close()
+    os.write(pipe[1], b"x")
+    nursery.cancel_scope.cancel()
+
+
 async def test_a_hung_up_device_ends_all_workers(nursery: trio.Nursery) -> None:
     """When the other side is gone (unmounted), every worker ends."""
     read_fd, write_fd = os.pipe()
