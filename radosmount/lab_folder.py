@@ -42,7 +42,7 @@ mon_data_avail_crit = 0
 
 [mon]
 mon_data = {directory}/mon
-mon_cluster_log_file = default={directory}/log/$cluster.$channel.log cluster={directory}/log/$cluster.log
+mon_cluster_log_file = {directory}/log/$cluster.$channel.log
 paxos_propose_interval = 0.05
 
 [mgr]

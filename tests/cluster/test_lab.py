@@ -86,7 +86,7 @@ def test_objects(lab: Lab, pool: str) -> None:
 def test_everything_is_under_the_folder(lab: Lab) -> None:
     """The cluster's own log, too, is written in the lab's folder."""
     lab.ceph("log", "a line for the cluster's log")
-    log = lab.directory / "log" / "ceph.log"
+    log = lab.directory / "log" / "ceph.cluster.log"
     deadline_s = time.monotonic() + 20
     while not log.exists() or "a line for the cluster's log" not in log.read_text():
         assert time.monotonic() < deadline_s, "the monitor does not write its log here"
