@@ -27,7 +27,13 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
-from radosmount.fuse.replies import Answering, answers, entry_attributes, statvfs_data
+from radosmount.fuse.replies import (
+    LISTED_NAME_TIMEOUT_S,
+    Answering,
+    answers,
+    entry_attributes,
+    statvfs_data,
+)
 from radosmount.vfs.attributes import AttributeChange
 from radosmount.vfs.filesystem import Filesystem, OpenFile
 
@@ -191,7 +197,7 @@ class Operations(Answering):
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         index = start_id
         while (entry := await self._filesystem.list_entry(fh, index)) is not None:
-            attributes = entry_attributes(entry.attributes)
+            attributes = entry_attributes(entry.attributes, LISTED_NAME_TIMEOUT_S)
             index = entry.next_index
             is_taken = pyfuse3.readdir_reply(token, FileNameT(entry.name), attributes, index)
             self._filesystem.take_entry(entry, is_taken)

@@ -41,8 +41,8 @@ from radosmount.vfs.nodes import FileNode, NodeTable, Vouch
 # How long fstat(2) of an open file may answer from what its open heard: close-to-open asks for
 # no more, and `tail -f` on what another client appends polls once a second.
 OPEN_FRESHNESS_S: Final = 1.0
-# The kernel looks a path up for every open(2) and stat(2), in the thread that then sends OPEN
-# or GETATTR: one stat answers both.
+# The kernel looks a path up for every open(2) and stat(2) of a name that it does not keep, in
+# the thread that then sends OPEN or GETATTR: one stat answers both.
 LOOKUP_FRESHNESS_S: Final = 0.05
 # How long a stat that was fetched ahead may wait to be asked for.
 AHEAD_FRESHNESS_S: Final = 1.0
@@ -121,6 +121,7 @@ class Objects:
         if node is None:
             node = FileNode(CachedFile(key, ObjectStat(size=0, mtime_s=0, version=0)))
             self._nodes.add(node)
+        node.vouch = None  # the kernel keeps a listed name: an open may come without a look-up
         return node
 
     async def get_attributes(self, node: FileNode, caller: int) -> None:

@@ -69,6 +69,16 @@ async def test_a_second_open_asks_again(mount: Bench) -> None:
     assert await mount.read(opened.handle) == b"abcdefghi"
 
 
+async def test_a_listing_ends_what_a_lookup_vouched_for(mount: Bench) -> None:
+    """The kernel opens a name that it has just listed without a look-up: that open asks."""
+    mount.store.put_now(key_of(b"f"), b"abc")
+    ino = (await mount.fs.lookup(ROOT_INO, b"f", CALLER)).ino
+    await mount.list()
+    mount.store.put_now(key_of(b"f"), b"abcdef")
+    opened = await mount.fs.open(ino, os.O_RDONLY, CALLER)
+    assert await mount.read(opened.handle) == b"abcdef"
+
+
 async def test_an_old_lookup_serves_nobody(mount: Bench, mock_clock: MockClock) -> None:
     """An open some time after the look-up asks again."""
     mount.store.put_now(key_of(b"f"), b"abc")

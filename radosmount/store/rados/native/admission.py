@@ -1,6 +1,6 @@
 """Which operations may be in flight: bounds, and the order of those that wait.
 
-Pure: no I/A, no awaits, no clock. librados would block its caller, the loop, at bounds of its
+Pure: no I/O, no awaits, no clock. librados would block its caller, the loop, at bounds of its
 own, so we stay below them; and one dead pool must leave room for the others. Operations of one
 pool are a *lane*: bounded in number and bytes, and FIFO. Lanes take turns.
 
@@ -27,7 +27,7 @@ A = TypeVar("A", bound=Admitted)
 @dataclass(eq=False, slots=True)
 class Lane(Generic[A]):
     key: Hashable
-    waiting: dict[A, None] = field(default_factory=dict)  # in order; A(1) to withdraw
+    waiting: dict[A, None] = field(default_factory=dict)  # in order; O(1) to withdraw
     running_count: int = 0
     running_bytes: int = 0
     is_ready: bool = False  # it stands in `Admission._ready`
