@@ -10,7 +10,7 @@ from typing import Final
 import trio
 
 from radosmount import lifecycle
-from radosmount.config import Config
+from radosmount.config import MIB, Config
 from radosmount.fuse.operations import Operations
 from radosmount.fuse.session import Session, kernel_cache
 from radosmount.lifecycle import OnReady, Parts
@@ -19,9 +19,13 @@ from radosmount.store.rados.store import open_rados_store
 from radosmount.vfs.filesystem import Filesystem
 
 # mallopt(3). By default glibc keeps what each thread of ours and of librados has freed in an arena
-# of the thread's own, up to 8 a core: 30 MiB more at the peak, which `cache_size` does not bound.
+# of the thread's own, up to 8 a core, and after the first large block that was freed it keeps even
+# those of up to 32 MiB: tens of MiB more at the peak, which `cache_size` does not bound.
+M_TRIM_THRESHOLD: Final = -1
+M_MMAP_THRESHOLD: Final = -3
 M_ARENA_MAX: Final = -8
 ARENA_COUNT_MAX: Final = 2
+KEPT_BYTES_MAX: Final = 4 * MIB  # the size of an operation: smaller blocks are used again soon
 
 
 async def open_store(config: Config) -> Store:
@@ -50,8 +54,10 @@ def run(config: Config, announce_ready: OnReady) -> int:
 
 
 def share_freed_memory() -> None:
-    """Bound malloc's arenas, before there are threads. MALLOC_ARENA_MAX of the environment
+    """Bound what malloc keeps, before there are threads. MALLOC_ARENA_MAX of the environment
     counts more; a libc without mallopt (musl) has no arenas."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None and "MALLOC_ARENA_MAX" not in os.environ:
         mallopt(M_ARENA_MAX, ARENA_COUNT_MAX)
+        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES_MAX)
+        mallopt(M_MMAP_THRESHOLD, KEPT_BYTES_MAX)
