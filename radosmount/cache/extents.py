@@ -151,16 +151,6 @@ class ExtentMap:
                 if low < high:
                     yield low, memoryview(buffer)[low - start : high - start]
 
-    def covers(self, offset: int, length: int) -> bool:
-        """Whether every byte of offset..offset+length is held."""
-        return length == sum(len(view) for _, view in self.overlaps(offset, length))
-
-    def copy_into(self, target: bytearray, offset: int, limit: int | None = None) -> None:
-        """Lay the held bytes below `limit` over `target`, whose first byte is at `offset`."""
-        length = len(target) if limit is None else min(len(target), limit - offset)
-        for start, view in self.overlaps(offset, max(length, 0)):
-            target[start - offset : start - offset + len(view)] = view
-
     def truncate(self, size: int) -> int:
         """Drop every byte at or beyond `size`; return how many that were."""
         dropped = 0

@@ -23,7 +23,9 @@ may be forgotten.
 """
 
 import enum
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import Final
 
 from radosmount.cache.extents import Buffer, ExtentMap
@@ -215,21 +217,25 @@ class CachedFile:
 
     def covers(self, offset: int, length: int) -> bool:
         """Whether offset..offset+length (within the size) can be read without the store."""
-        if offset >= self.base_limit:
-            return True
-        return self._dirty.extents.covers(offset, min(length, self.base_limit - offset))
+        end = min(offset + length, self.base_limit)
+        covered_to = offset
+        for at, view in sorted(self._held(offset, length), key=itemgetter(0)):
+            if at > covered_to:
+                break
+            covered_to = max(covered_to, at + len(view))
+        return covered_to >= end
 
     def held_within(self, offset: int, length: int) -> list[tuple[int, bytes]]:
         """Copies of what the store does not have, as (offset, bytes), the newest last."""
-        end = offset + length
-        held: list[tuple[int, bytes]] = []
+        return [(at, bytes(view)) for at, view in self._held(offset, length)]
+
+    def _held(self, offset: int, length: int) -> Iterator[tuple[int, memoryview]]:
+        """The same as views, which a write invalidates."""
         if self._flight:
             cut = self._dirty.cut
-            flight_end = end if cut is None else min(end, cut)
-            extents = self._flight.changes.extents
-            held += [(at, bytes(v)) for at, v in extents.overlaps(offset, flight_end - offset)]
-        held += [(at, bytes(v)) for at, v in self._dirty.extents.overlaps(offset, length)]
-        return held
+            end = offset + length if cut is None else min(offset + length, cut)
+            yield from self._flight.changes.extents.overlaps(offset, end - offset)
+        yield from self._dirty.extents.overlaps(offset, length)
 
     # Changing
 

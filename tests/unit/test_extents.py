@@ -61,8 +61,8 @@ def test_invariants(operations: list[Operation]) -> None:
 
 
 @given(operations, st.integers(0, 50), st.integers(0, 50))
-def test_overlaps_and_covers(operations: list[Operation], offset: int, length: int) -> None:
-    """overlaps yields the parts within a range, covers tells whether they are all of it."""
+def test_overlaps(operations: list[Operation], offset: int, length: int) -> None:
+    """overlaps yields the parts within a range."""
     extent_map, model = applied(operations)
     wanted = {at: value for at, value in model.items() if offset <= at < offset + length}
     found = {
@@ -71,7 +71,6 @@ def test_overlaps_and_covers(operations: list[Operation], offset: int, length: i
         for index, value in enumerate(view)
     }
     assert found == wanted
-    assert extent_map.covers(offset, length) == (len(wanted) == length)
 
 
 @given(operations, operations)
@@ -90,16 +89,6 @@ def test_shifted_moves_from_start_on(operations: list[Operation], start: int, de
     moved = {at + delta if at >= start else at: value for at, value in model.items()}
     assert bytes_of(extent_map.shifted(start, delta)) == moved
     assert bytes_of(extent_map) == model
-
-
-@given(operations, st.integers(0, 50), st.integers(0, 50))
-def test_copy_into(operations: list[Operation], offset: int, limit: int) -> None:
-    """Bytes are laid over a buffer up to the limit, and the rest of the buffer stays."""
-    extent_map, model = applied(operations)
-    target = bytearray(b"\xff" * 20)
-    extent_map.copy_into(target, offset, limit)
-    expected = [model.get(at, 255) if at < limit else 255 for at in range(offset, offset + 20)]
-    assert list(target) == expected
 
 
 def test_snapshot_of_bytearray_is_a_copy() -> None:

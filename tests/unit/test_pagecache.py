@@ -172,6 +172,20 @@ async def test_reader_during_flush_and_truncate(bench: CacheBench, nursery: trio
     assert bench.stored() == b"\0\0z"
 
 
+async def test_read_of_bytes_in_flight(bench: CacheBench, nursery: trio.Nursery) -> None:
+    """Bytes that are on their way to a store that does not answer are read without it."""
+    file = bench.stored_file(b"begin, end")
+    await bench.cache.write(file, 0, b"BEGIN")
+    with bench.store.paused():
+        nursery.start_soon(bench.cache.flush, file)
+        await trio.testing.wait_all_tasks_blocked()
+        await bench.cache.write(file, 5, b";")
+        with trio.fail_after(1):
+            assert await bench.cache.read(file, 0, 6) == b"BEGIN;"
+    await bench.cache.flush(file)
+    assert bench.stored() == b"BEGIN; end"
+
+
 async def test_read_under_way_when_flush_ends(bench: CacheBench) -> None:
     """A read that began before a write's flush never mixes in bytes older than the write."""
     file = bench.stored_file(b"0123456789")
