@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,12 +13,6 @@ from tests.mount.mounting import Mount, mounted
 from tests.support.cluster import SHARED_POOL
 
 _numbers = itertools.count(1)
-
-
-@pytest.fixture(autouse=True)
-def _needs_fuse() -> None:
-    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
-        pytest.skip("needs /dev/fuse")
 
 
 @pytest.fixture(scope="session")

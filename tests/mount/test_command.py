@@ -141,7 +141,6 @@ def test_the_service_manager_hears_it(cluster: Lab, mountpoint: Path, tmp_path: 
 SCRIPT = Path(sys.prefix) / "bin" / "radosmount"
 
 
-@pytest.mark.skipif(not SCRIPT.exists(), reason="needs the radosmount script")
 def test_mounts_from_fstab(cluster: Lab, mountpoint: Path, tmp_path: Path) -> None:
     """A line of fstab is enough for mount(8), and umount(8) ends it."""
     options = f"noauto,user,_netdev,nofail,x-systemd.automount,conf={cluster.conf_path}"

@@ -95,3 +95,9 @@ class MountBench:
 
     def key(self, name: bytes) -> ObjectKey:
         return key_of(name)
+
+
+async def started(nursery: trio.Nursery, **settings: object) -> MountBench:
+    bench = MountBench(nursery, **settings)  # type: ignore[arg-type]
+    await bench.fs.start()
+    return bench

@@ -10,7 +10,7 @@ from radosmount.cache.file import CachedFile
 from radosmount.cache.pagecache import PageCache
 from radosmount.cache.sequencer import Sequencer
 from radosmount.config import CacheConfig
-from radosmount.store.interface import ObjectKey, ObjectStat
+from radosmount.store.interface import Limits, ObjectKey, ObjectStat
 from radosmount.store.memory import Call, MemoryStore
 
 POOL_ID = 1
@@ -26,6 +26,15 @@ def is_apply(call: Call) -> bool:
 
 def is_call(method: str) -> Callable[[Call], bool]:
     return lambda call: call.method == method
+
+
+def removes(call: Call) -> bool:
+    return is_apply(call) and "Remove()" in repr(call.change)
+
+
+def small_store() -> MemoryStore:
+    """A store whose operations carry 8 bytes, so that a few bytes are a flush of several."""
+    return MemoryStore(Limits(object_bytes_max=1000, operation_bytes_max=8))
 
 
 class CacheBench:
@@ -59,3 +68,7 @@ class CacheBench:
 
     def stored(self, name: bytes = b"f") -> bytes | None:
         return self.store.read_now(key_of(name))
+
+
+async def content(bench: CacheBench, file: CachedFile) -> bytes:
+    return bytes(await bench.cache.read(file, 0, 1000))

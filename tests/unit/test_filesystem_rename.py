@@ -1,0 +1,345 @@
+"""Renaming, pools and permissions in the file system, over a memory store."""
+
+import os
+import stat
+
+import pytest
+import trio
+import trio.testing
+
+from radosmount.config import ViewConfig
+from radosmount.errors import (
+    AccessDenied,
+    CrossPool,
+    EntryExists,
+    MountError,
+    NoSpace,
+    NoSuchEntry,
+    NotPermitted,
+    ReadOnly,
+    StaleFile,
+)
+from radosmount.store.interface import (
+    Change,
+    Limits,
+    SetOmap,
+    SetXattr,
+    Write,
+)
+from radosmount.store.memory import Call, MemoryStore
+from radosmount.vfs.attributes import NS_PER_S, AttributeChange
+from radosmount.vfs.nodes import ROOT_INO
+from tests.support.mounts import MountBench, started
+from tests.support.stores import is_apply, key_of, removes
+
+FAILS = pytest.mark.expects_log("is not stored|could not be stored")
+
+
+# --- Renaming
+
+
+async def test_rename(mount: MountBench) -> None:
+    """A renamed file has its content, xattrs, omap and mtime under the new name only."""
+    mount.store.put_now(key_of(b"a"), b"abc", mtime_s=1_234_567_890)
+    steps = (SetXattr(b"color", b"blue"), SetOmap({b"k": b"v"}))
+    mount.store.change_now(key_of(b"a"), Change(steps))
+    ino = (await mount.stat(b"a")).ino
+    await mount.rename(b"a", b"b")
+    assert mount.stored(b"a") is None
+    assert mount.stored(b"b") == b"abc"
+    found = await mount.stat(b"b")
+    assert (found.ino, found.mtime_ns) == (ino, 1_234_567_890 * NS_PER_S)
+    assert mount.store.xattrs_now(key_of(b"b")) == {b"color": b"blue"}
+    assert await mount.store.get_omap(key_of(b"b")) == {b"k": b"v"}
+    with pytest.raises(NoSuchEntry):
+        await mount.stat(b"a")
+
+
+async def test_rename_replaces(mount: MountBench) -> None:
+    """The target's content, xattrs and mtime go, in one operation."""
+    mount.store.put_now(key_of(b"b"), b"old")
+    mount.store.change_now(key_of(b"b"), Change((SetXattr(b"old", b"1"),)))
+    await mount.put(b"a", b"new")
+    mount.store.changes.clear()
+    await mount.rename(b"a", b"b")
+    assert mount.stored(b"b") == b"new"
+    assert mount.store.xattrs_now(key_of(b"b")) == {}
+    assert [key.name for key, _ in mount.store.changes] == [b"b", b"a"]
+
+
+async def test_rename_noreplace(mount: MountBench) -> None:
+    """RENAME_NOREPLACE onto a name that exists is EEXIST, stored or not."""
+    await mount.put(b"a", b"1")
+    mount.store.put_now(key_of(b"b"), b"2")
+    handle, _ = await mount.create(b"c")
+    for target in (b"b", b"c"):
+        with pytest.raises(EntryExists):
+            await mount.rename(b"a", target, may_replace=False)
+    await mount.rename(b"a", b"d", may_replace=False)
+    assert mount.stored(b"d") == b"1"
+    await mount.close(handle)
+
+
+async def test_rename_of_nothing(mount: MountBench) -> None:
+    """Renaming what is not there is ENOENT, and onto itself nothing."""
+    with pytest.raises(NoSuchEntry):
+        await mount.rename(b"a", b"b")
+    await mount.put(b"a", b"1")
+    await mount.rename(b"a", b"a")
+    assert mount.stored(b"a") == b"1"
+
+
+async def test_rename_stores_what_was_written(mount: MountBench) -> None:
+    """What was written before a rename is under the new name on return, the rest after close."""
+    handle, _ = await mount.create(b"tmp")
+    await mount.fs.write(handle, 0, b"abc")
+    await mount.rename(b"tmp", b"f")
+    assert mount.stored(b"f") == b"abc"
+    assert mount.stored(b"tmp") is None
+    await mount.fs.write(handle, 3, b"def")
+    await mount.close(handle)
+    assert mount.stored(b"f") == b"abcdef"
+    assert mount.stored(b"tmp") is None
+
+
+async def test_write_during_rename(mount: MountBench, nursery: trio.Nursery) -> None:
+    """What is written while a rename is under way is stored under the new name."""
+    await mount.put(b"a", b"0123")
+    handle = await mount.open(b"a")
+    with mount.store.paused():
+        nursery.start_soon(mount.rename, b"a", b"b")
+        await trio.testing.wait_all_tasks_blocked()
+        await mount.fs.write(handle, 2, b"XY")
+        nursery.start_soon(mount.fs.sync, handle)
+        await trio.testing.wait_all_tasks_blocked()
+    await trio.testing.wait_all_tasks_blocked()
+    assert mount.stored(b"b") == b"01XY"
+    assert mount.stored(b"a") is None
+    await mount.close(handle)
+
+
+async def test_rename_over_an_open_file(mount: MountBench) -> None:
+    """Whoever has the replaced file open goes on with its content, unseen by others."""
+    await mount.put(b"a", b"new")
+    await mount.put(b"b", b"old content")
+    handle = await mount.open(b"b")
+    await mount.fs.write(handle, 0, b"OLD")
+    await mount.rename(b"a", b"b")
+    assert await mount.read(handle) == b"OLD content"
+    await mount.fs.write(handle, 11, b"!")
+    assert await mount.get(b"b") == b"new"
+    await mount.close(handle)
+    assert mount.stored(b"b") == b"new"
+    assert mount.fs.dirty_bytes() == 0
+
+
+async def test_rename_over_an_unstored_file(mount: MountBench) -> None:
+    """A replaced file that was never stored does not come back with its close."""
+    await mount.put(b"a", b"new")
+    handle, _ = await mount.create(b"b")
+    await mount.fs.write(handle, 0, b"old")
+    await mount.rename(b"a", b"b")
+    assert await mount.read(handle) == b"old"
+    await mount.close(handle)
+    assert mount.stored(b"b") == b"new"
+
+
+async def test_truncated_and_renamed(mount: MountBench) -> None:
+    """A file that is being rewritten and renamed is stored whole under the new name."""
+    await mount.put(b"a", b"old content")
+    handle = await mount.open(b"a", os.O_WRONLY | os.O_TRUNC)
+    await mount.fs.write(handle, 0, b"new")
+    await mount.rename(b"a", b"b")
+    assert mount.stored(b"b") == b"new"
+    await mount.close(handle)
+    assert await mount.names() == [b"b"]
+
+
+async def test_large_rename(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file beyond one operation's size is renamed whole, in pieces."""
+    monkeypatch.setattr("radosmount.vfs.renaming.PIECE_BYTES", 4)
+    mount = await started(nursery, store=MemoryStore(Limits(1000, 8)))
+    mount.store.put_now(key_of(b"a"), b"01234567")
+    mount.store.change_now(key_of(b"a"), Change((Write(8, b"89"),)))
+    await mount.rename(b"a", b"b")
+    assert mount.stored(b"b") == b"0123456789"
+    assert mount.stored(b"a") is None
+
+
+async def test_rename_of_a_changing_file(mount: MountBench) -> None:
+    """A source that someone changes meanwhile is copied again; what they wrote is not lost."""
+    await mount.put(b"a", b"old")
+
+    async def change(call: Call) -> None:
+        if removes(call) and call.key == key_of(b"a"):
+            mount.store.delay = None
+            mount.store.put_now(key_of(b"a"), b"theirs")
+
+    mount.store.delay = change
+    await mount.rename(b"a", b"b")
+    assert mount.stored(b"b") == b"theirs"
+    assert mount.stored(b"a") is None
+    assert await mount.get(b"b") == b"theirs"
+
+
+async def test_rename_of_a_file_changed_before(mount: MountBench) -> None:
+    """A file that someone changed before its rename shows that in size and pages."""
+    await mount.put(b"a", b"old")
+    handle = await mount.open(b"a", os.O_RDONLY)
+    ino = (await mount.stat(b"a")).ino
+    mount.store.put_now(key_of(b"a"), b"theirs")
+    await mount.rename(b"a", b"b")
+    assert await mount.read(handle) == b"theirs"
+    assert not (await mount.fs.open(ino, os.O_RDONLY)).keeps_pages
+
+
+async def test_rename_fails(mount: MountBench) -> None:
+    """A rename that the store refuses leaves both files as they were."""
+    await mount.put(b"a", b"1")
+    await mount.put(b"b", b"2")
+    mount.store.fail_next(NoSpace("full"), is_apply)
+    with pytest.raises(NoSpace):
+        await mount.rename(b"a", b"b")
+    assert await mount.get(b"a") == b"1"
+    assert await mount.get(b"b") == b"2"
+    await mount.rename(b"a", b"b")
+    assert await mount.get(b"b") == b"1"
+
+
+async def test_xattr_waits_for_a_rename(mount: MountBench, nursery: trio.Nursery) -> None:
+    """An xattr that is set while its file is renamed reaches the new name, past no flush."""
+    await mount.put(b"a", b"0123")
+    ino = (await mount.stat(b"a")).ino
+    handle = await mount.open(b"a")
+    with mount.store.paused():
+        nursery.start_soon(mount.rename, b"a", b"b")
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(mount.fs.set_xattr, ino, b"user.color", b"blue")
+        change = AttributeChange(mtime_ns=1_400_000_000 * NS_PER_S)
+        nursery.start_soon(mount.fs.set_attributes, ino, change, True)
+        await trio.testing.wait_all_tasks_blocked()
+    await trio.testing.wait_all_tasks_blocked()
+    await mount.fs.write(handle, 0, b"X")
+    await mount.close(handle)
+    assert mount.stored(b"b") == b"X123"
+    assert mount.store.xattrs_now(key_of(b"b")) == {b"color": b"blue"}
+    assert mount.stored(b"a") is None
+
+
+async def test_mtime_waits_for_an_unlink(mount: MountBench, nursery: trio.Nursery) -> None:
+    """An mtime that arrives while its file is unlinked does not touch the name's next file."""
+    await mount.put(b"a", b"0123")
+    ino = (await mount.stat(b"a")).ino
+    errors: list[Exception] = []
+
+    async def touch() -> None:
+        change = AttributeChange(mtime_ns=1_400_000_000 * NS_PER_S)
+        try:
+            await mount.fs.set_attributes(ino, change, has_handle=False)
+        except StaleFile as failure:
+            errors.append(failure)
+
+    async def make_again(call: Call) -> None:
+        if not removes(call):
+            mount.store.delay = None
+            mount.store.put_now(key_of(b"a"), b"next", mtime_s=1_500_000_000)
+
+    with mount.store.paused():
+        nursery.start_soon(mount.unlink, b"a")
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(touch)
+        await trio.testing.wait_all_tasks_blocked()
+    await trio.testing.wait_all_tasks_blocked()
+    assert len(errors) == 1
+
+
+# --- Pools and permissions
+
+
+def two_pools() -> MemoryStore:
+    store = MemoryStore(pools=(b"assets", b"music"))
+    store.add_pool(b"images", frozenset({"rbd"}))
+    return store
+
+
+async def test_root_of_all_pools(nursery: trio.Nursery) -> None:
+    """Without a pool in the source every pool is a directory of the root."""
+    mount = await started(nursery, store=two_pools(), view=ViewConfig())
+    assert sorted(await mount.names()) == [b"assets", b"images", b"music"]
+    pool = await mount.fs.lookup(ROOT_INO, b"assets")
+    assert stat.S_ISDIR(pool.mode)
+    opened, _ = await mount.fs.create(pool.ino, b"f", os.O_WRONLY | os.O_CREAT)
+    await mount.fs.write(opened.handle, 0, b"abc")
+    await mount.close(opened.handle)
+    assert mount.stored(b"f") == b"abc"
+    assert await mount.names(pool.ino) == [b"f"]
+    with pytest.raises(NoSuchEntry):
+        await mount.fs.lookup(ROOT_INO, b"nothing")
+
+
+async def test_nothing_is_made_in_the_root_of_pools(nursery: trio.Nursery) -> None:
+    """Files cannot be made, removed or renamed among the pools: EPERM."""
+    mount = await started(nursery, store=two_pools(), view=ViewConfig())
+    with pytest.raises(NotPermitted):
+        await mount.create(b"f")
+    with pytest.raises(NotPermitted):
+        await mount.unlink(b"assets")
+    with pytest.raises(NotPermitted):
+        await mount.rename(b"assets", b"x")
+
+
+async def test_rename_between_pools(nursery: trio.Nursery) -> None:
+    """A rename from pool to pool is EXDEV, so that mv copies."""
+    mount = await started(nursery, store=two_pools(), view=ViewConfig())
+    one = (await mount.fs.lookup(ROOT_INO, b"assets")).ino
+    two = (await mount.fs.lookup(ROOT_INO, b"music")).ino
+    mount.store.put_now(key_of(b"f"), b"abc")
+    with pytest.raises(CrossPool):
+        await mount.fs.rename(one, b"f", two, b"f", True)
+
+
+async def test_foreign_pool_is_read_only(nursery: trio.Nursery) -> None:
+    """A pool of rbd is read-only, unless it is named."""
+    store = two_pools()
+    mount = await started(nursery, store=store, view=ViewConfig())
+    images = (await mount.fs.lookup(ROOT_INO, b"images")).ino
+    with pytest.raises(ReadOnly):
+        await mount.fs.create(images, b"f", os.O_WRONLY)
+    named = await started(
+        nursery, store=store, view=ViewConfig(writable_pools=frozenset({b"images"}))
+    )
+    images = (await named.fs.lookup(ROOT_INO, b"images")).ino
+    await named.fs.create(images, b"f", os.O_WRONLY)
+
+
+async def test_read_only_mount(nursery: trio.Nursery) -> None:
+    """With `ro` nothing can be opened for writing, made, removed or renamed: EROFS."""
+    mount = await started(nursery, view=ViewConfig(pool=b"assets", is_read_only=True))
+    mount.store.put_now(key_of(b"f"), b"abc")
+    assert await mount.get(b"f") == b"abc"
+    for attempt in (
+        mount.open(b"f", os.O_WRONLY),
+        mount.create(b"g"),
+        mount.unlink(b"f"),
+        mount.rename(b"f", b"g"),
+        mount.truncate(b"f", 0),
+    ):
+        with pytest.raises(ReadOnly):
+            await attempt
+
+
+async def test_no_write_cap(nursery: trio.Nursery) -> None:
+    """Without a write cap opening for writing is EACCES, and reading works."""
+    store = MemoryStore()
+    store.put_now(key_of(b"f"), b"abc")
+    store.set_caps(1, is_readable=True, is_writable=False)
+    mount = await started(nursery, store=store)
+    assert await mount.get(b"f") == b"abc"
+    with pytest.raises(AccessDenied):
+        await mount.open(b"f", os.O_RDWR)
+
+
+async def test_no_such_pool(nursery: trio.Nursery) -> None:
+    """A source that names a pool that is not there does not mount."""
+    with pytest.raises(MountError, match="there is no pool 'x'"):
+        await started(nursery, view=ViewConfig(pool=b"x"))

@@ -1,0 +1,318 @@
+"""The page cache over a store that fails, loses replies, and is changed by others."""
+
+import pytest
+import trio
+import trio.testing
+
+from radosmount.config import ConflictMode
+from radosmount.errors import (
+    NoSpace,
+    PermissionDenied,
+    QuotaExceeded,
+    TimedOut,
+    VersionConflict,
+)
+from tests.support.stores import CacheBench, content, is_apply, is_call
+
+pytestmark = pytest.mark.expects_log("is not stored|could not be stored")
+
+
+# --- Failures
+
+
+async def test_transient_failure_is_tried_again(
+    bench: CacheBench, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """After a full cluster the bytes are stored by themselves, soon after there is room."""
+    nursery.start_soon(bench.cache.run)
+    file = bench.new_file()
+    await bench.cache.write(file, 0, b"abc")
+    bench.store.is_full = True
+    await bench.cache.flush(file)
+    assert isinstance(file.error, NoSpace)
+    assert file.error_count == 1
+    assert await content(bench, file) == b"abc"
+    await trio.sleep(60)
+    assert not file.is_clean
+    bench.store.is_full = False
+    await trio.sleep(30)
+    assert bench.stored() == b"abc"
+    assert file.is_clean
+    assert bench.cache.held_bytes == 0
+    assert bench.cache.dirty_files == ()
+
+
+async def test_permanent_failure_is_kept_while_open(bench: CacheBench) -> None:
+    """A permanent failure keeps the bytes while a writer has the file open."""
+    file = bench.new_file()
+    await bench.cache.write(file, 0, b"abc")
+    bench.store.fail_next(PermissionDenied("no"), is_apply)
+    await bench.cache.flush(file)
+    assert bench.cache.has_failed_for_good(file)
+    assert await content(bench, file) == b"abc"
+    await bench.cache.flush(file)
+    assert bench.stored() == b"abc"
+    assert not bench.cache.has_failed_for_good(file)
+
+
+async def test_permanent_failure_without_writer(bench: CacheBench) -> None:
+    """What can never be stored is dropped when nobody has the file open for writing."""
+    file = bench.new_file(writer_count=0)
+    await bench.cache.write(file, 0, b"abc")
+    bench.store.fail_next(PermissionDenied("no"), is_apply)
+    await bench.cache.flush(file)
+    assert file.is_clean
+    assert bench.cache.held_bytes == 0
+    assert file.error_count == 1
+    assert file.reported_error_count == 0
+
+
+async def test_conflict(bench: CacheBench) -> None:
+    """A flush onto an object that someone else changed is refused and overwrites nothing."""
+    file = bench.stored_file(b"abc")
+    await bench.cache.write(file, 0, b"x")
+    bench.store.put_now(file.key, b"theirs")
+    await bench.cache.flush(file)
+    assert isinstance(file.error, VersionConflict)
+    assert bench.stored() == b"theirs"
+
+
+async def test_conflict_of_new_file(bench: CacheBench) -> None:
+    """A new file does not overwrite one that someone else made meanwhile."""
+    file = bench.new_file()
+    await bench.cache.write(file, 0, b"x")
+    bench.store.put_now(file.key, b"theirs")
+    await bench.cache.flush(file)
+    assert isinstance(file.error, VersionConflict)
+    assert bench.stored() == b"theirs"
+
+
+async def test_conflict_with_removed_object(bench: CacheBench) -> None:
+    """A flush does not bring back an object that someone else removed."""
+    file = bench.stored_file(b"abc")
+    await bench.cache.write(file, 0, b"x")
+    bench.store.remove_now(file.key)
+    await bench.cache.flush(file)
+    assert isinstance(file.error, VersionConflict)
+    assert bench.stored() is None
+
+
+async def test_last_writer_wins_where_asked_for(nursery: trio.Nursery) -> None:
+    """With conflict=last-writer a flush overwrites what someone else wrote."""
+    bench = CacheBench(nursery, conflict=ConflictMode.LAST_WRITER)
+    file = bench.stored_file(b"abc")
+    await bench.cache.write(file, 0, b"x")
+    bench.store.put_now(file.key, b"theirs")
+    await bench.cache.flush(file)
+    assert bench.stored() == b"xheirs"
+
+
+async def test_lost_reply(bench: CacheBench) -> None:
+    """A write that was applied though its reply was lost is recognised at the next try."""
+    file = bench.stored_file(b"abc")
+    await bench.cache.write(file, 0, b"xyz1")
+    bench.store.fail_next(TimedOut("lost"), is_apply, applied=True)
+    await bench.cache.flush(file)
+    assert isinstance(file.error, TimedOut)
+    assert file.error_count == 1
+    await bench.cache.flush(file)
+    assert file.error_count == 1
+    assert file.is_clean
+    assert file.base == bench.stat()
+    assert bench.stored() == b"xyz1"
+
+
+async def test_lost_reply_of_new_file(bench: CacheBench) -> None:
+    """An object that was made though the reply was lost is ours at the next try."""
+    file = bench.new_file()
+    await bench.cache.write(file, 0, b"abc")
+    bench.store.fail_next(TimedOut("lost"), is_apply, applied=True)
+    await bench.cache.flush(file)
+    await bench.cache.flush(file)
+    assert file.error_count == 1
+    assert file.is_clean
+    assert bench.stored() == b"abc"
+
+
+async def test_written_after_lost_reply(bench: CacheBench) -> None:
+    """Bytes that are overwritten here after a lost reply are no foreign change."""
+    file = bench.stored_file(b"abcdef")
+    await bench.cache.write(file, 0, b"12")
+    bench.store.fail_next(TimedOut("lost"), is_apply, applied=True)
+    await bench.cache.flush(file)
+    await bench.cache.write(file, 1, b"34")
+    bench.cache.truncate(file, 4)
+    await bench.cache.flush(file)
+    assert file.error_count == 1
+    assert file.is_clean
+    assert bench.stored() == b"134d"
+
+
+async def test_foreign_change_after_lost_request(bench: CacheBench) -> None:
+    """A request that was lost before it was applied does not hide what someone else wrote."""
+    file = bench.stored_file(b"abc")
+    await bench.cache.write(file, 0, b"x")
+    bench.store.fail_next(TimedOut("lost"), is_apply)
+    await bench.cache.flush(file)
+    bench.store.put_now(file.key, b"abz")
+    await bench.cache.flush(file)
+    assert isinstance(file.error, VersionConflict)
+    assert bench.stored() == b"abz"
+
+
+async def test_mtime_alone_with_lost_reply(bench: CacheBench) -> None:
+    """A lost reply to an mtime is no licence to overwrite a foreign write of the same size."""
+    file = bench.stored_file(b"abc")
+    bench.cache.set_mtime(file, 1_100_000_000)
+    bench.store.fail_next(TimedOut("lost"), is_apply)
+    await bench.cache.flush(file)
+    bench.store.put_now(file.key, b"xyz")
+    await bench.cache.write(file, 0, b"1")
+    await bench.cache.flush(file)
+    assert isinstance(file.error, VersionConflict)
+    assert bench.stored() == b"xyz"
+
+
+async def test_half_stored_flush_is_continued(many: CacheBench) -> None:
+    """A flush of several operations that failed half way for want of room is stored later."""
+    file = many.stored_file(b"")
+    await many.cache.write(file, 0, b"0123456789abcdef")
+    many.store.fail_next(QuotaExceeded("full"), is_apply, skip_count=1)
+    await many.cache.flush(file)
+    assert isinstance(file.error, QuotaExceeded)
+    assert await content(many, file) == b"0123456789abcdef"
+    await many.cache.flush(file)
+    assert file.error_count == 1
+    assert many.stored() == b"0123456789abcdef"
+    assert file.base == many.stat()
+    assert many.cache.held_bytes == 0
+
+
+async def test_half_stored_flush_then_truncate(many: CacheBench) -> None:
+    """A truncate after a flush that was stored half way cuts off what that had stored."""
+    file = many.stored_file(b"")
+    await many.cache.write(file, 0, b"0123456789abcdef")
+    many.store.fail_next(QuotaExceeded("full"), is_apply, skip_count=1)
+    await many.cache.flush(file)
+    bench_size = many.stat().size
+    assert bench_size > 6
+    many.cache.truncate(file, 6)
+    await many.cache.flush(file)
+    assert many.stored() == b"012345"
+    assert file.error_count == 1
+
+
+@pytest.mark.parametrize("is_applied", [True, False])
+@pytest.mark.parametrize("failing_index", [0, 1, 2, 3])
+async def test_lost_reply_half_way(many: CacheBench, failing_index: int, is_applied: bool) -> None:
+    """A lost reply to any operation of a flush does not lose bytes, nor the file."""
+    file = many.stored_file(b"")
+    await many.cache.write(file, 0, b"0123456789abcdef")
+    many.store.fail_next(TimedOut("lost"), is_apply, skip_count=failing_index, applied=is_applied)
+    await many.cache.flush(file)
+    assert file.error_count == 1
+    await many.cache.write(file, 3, b"XX")
+    assert await content(many, file) == b"012XX56789abcdef"
+    await many.cache.flush(file)
+    assert file.error_count == 1
+    assert many.stored() == b"012XX56789abcdef"
+    assert many.cache.held_bytes == 0
+
+
+async def test_bytes_written_during_failed_flush(bench: CacheBench, nursery: trio.Nursery) -> None:
+    """When a flush fails, what was written meanwhile lies over what it could not store."""
+    file = bench.new_file()
+    await bench.cache.write(file, 0, b"aaaa")
+    bench.store.fail_next(NoSpace("full"), is_apply)
+    with bench.store.paused():
+        nursery.start_soon(bench.cache.flush, file)
+        await trio.testing.wait_all_tasks_blocked()
+        await bench.cache.write(file, 1, b"bb")
+        bench.cache.truncate(file, 3)
+    await trio.testing.wait_all_tasks_blocked()
+    assert file.error_count == 1
+    assert await content(bench, file) == b"abb"
+    assert bench.cache.held_bytes == 3
+    await bench.cache.flush(file)
+    assert bench.stored() == b"abb"
+
+
+# --- Appending
+
+
+async def test_append_goes_to_the_end(bench: CacheBench) -> None:
+    """An append is put at the end, whatever offset the kernel thinks of."""
+    file = bench.stored_file(b"abc")
+    await bench.cache.write(file, 0, b"d", is_append=True)
+    await bench.cache.write(file, 1, b"e", is_append=True)
+    await bench.cache.flush(file)
+    assert bench.stored() == b"abcde"
+
+
+async def test_append_behind_a_foreign_append(bench: CacheBench) -> None:
+    """An append goes behind what someone else appended meanwhile."""
+    file = bench.stored_file(b"abc")
+    await bench.cache.write(file, 0, b"ours", is_append=True)
+    bench.store.put_now(file.key, b"abc+theirs")
+    await bench.cache.flush(file)
+    assert bench.stored() == b"abc+theirsours"
+    assert await content(bench, file) == b"abc+theirsours"
+    assert file.error is None
+
+
+async def test_append_lost_reply_then_foreign_append(bench: CacheBench) -> None:
+    """An append whose reply was lost is not doubled when someone appends behind it."""
+    file = bench.stored_file(b"abc")
+    await bench.cache.write(file, 0, b"ours", is_append=True)
+    bench.store.fail_next(TimedOut("lost"), is_apply, applied=True)
+    await bench.cache.flush(file)
+    await bench.cache.write(file, 0, b"+more", is_append=True)
+    bench.store.put_now(file.key, b"abcours+theirs")
+    await bench.cache.flush(file)
+    assert bench.stored() == b"abcours+theirs+more"
+    assert file.error_count == 1
+    assert await content(bench, file) == b"abcours+theirs+more"
+
+
+async def test_append_lost_request_then_foreign_append(bench: CacheBench) -> None:
+    """An append that was lost on its way is put behind what someone else appended."""
+    file = bench.stored_file(b"abc")
+    await bench.cache.write(file, 0, b"ours", is_append=True)
+    bench.store.fail_next(TimedOut("lost"), is_apply)
+    await bench.cache.flush(file)
+    bench.store.put_now(file.key, b"abc+theirs")
+    await bench.cache.flush(file)
+    assert bench.stored() == b"abc+theirsours"
+
+
+async def test_half_stored_append_is_not_doubled(many: CacheBench) -> None:
+    """An append that was stored half way is not put behind a foreign one a second time."""
+    file = many.stored_file(b"0123")
+    await many.cache.write(file, 0, b"aaaabbbb", is_append=True)
+    many.store.fail_next(QuotaExceeded("full"), is_apply, skip_count=1)
+    await many.cache.flush(file)
+    assert many.stored() == b"0123aaaa"
+    many.store.put_now(file.key, b"0123aaaa+")
+    await many.cache.flush(file)
+    assert isinstance(file.error, VersionConflict)
+    assert many.stored() == b"0123aaaa+"
+
+
+async def test_write_while_append_is_refused(bench: CacheBench) -> None:
+    """A plain write while an append asks for its new place makes it a conflict, not a crash."""
+    file = bench.stored_file(b"abc")
+    await bench.cache.write(file, 0, b"ours", is_append=True)
+    bench.store.put_now(file.key, b"abc+theirs")
+    written = trio.Event()
+
+    async def write_meanwhile(call: object) -> None:
+        if is_call("stat")(call) and not written.is_set():  # type: ignore[arg-type]
+            written.set()
+            await bench.cache.write(file, 0, b"X")
+
+    bench.store.delay = write_meanwhile
+    await bench.cache.flush(file)
+    assert written.is_set()
+    assert isinstance(file.error, VersionConflict)
+    assert bench.stored() == b"abc+theirs"
+    assert await content(bench, file) == b"Xbc+thers"[:3] + b"ours"
