@@ -73,6 +73,7 @@ class Objects:
         """
         node = self._nodes.find_file(key)
         is_fetched = node is not None and await self._take_fetched_ahead(node)
+        is_fetched = is_fetched and self._nodes.find_file(key) is node  # not forgotten meanwhile
         if node is None or not is_fetched:
             node = await self._find_with_head(key, caller)
         if caller:

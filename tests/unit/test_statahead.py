@@ -144,6 +144,30 @@ async def test_what_was_fetched_ahead_serves_once(mount: Bench) -> None:
     assert (await mount.fs.lookup(ROOT_INO, name, OTHER)).size == 5
 
 
+async def test_a_file_that_is_forgotten_while_its_stat_is_under_way(
+    mount: Bench, nursery: trio.Nursery
+) -> None:
+    """A look-up that waited for a stat ahead gives an inode that the kernel can go on with,
+    though it gave its last reference back meanwhile."""
+    for number in range(20):
+        mount.store.put_now(key_of(b"%02d" % number), b"abc")
+    entries = await mount.list()
+    await mount.fs.lookup(ROOT_INO, entries[0].name, CALLER)
+    found: list[int] = []
+
+    async def look_up() -> None:
+        found.append((await mount.fs.lookup(ROOT_INO, entries[2].name, CALLER)).ino)
+
+    with mount.store.paused():
+        nursery.start_soon(mount.fs.lookup, ROOT_INO, entries[1].name, CALLER)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(look_up)
+        await wait_all_tasks_blocked()
+        mount.fs.forget([(entries[2].attributes.ino, 1)])
+    await wait_all_tasks_blocked()
+    assert (await mount.fs.get_attributes(found[0])).size == 3
+
+
 async def test_a_file_that_went_meanwhile(mount: Bench) -> None:
     """A listed file that is gone when it is asked for is ENOENT, ahead or not."""
     for number in range(20):
