@@ -204,10 +204,6 @@ class XattrMissing(FilesystemError):
     errno = errno.ENODATA
 
 
-class XattrExists(FilesystemError):
-    errno = errno.EEXIST
-
-
 class XattrTooBig(FilesystemError):
     """A value over the 64 KiB that Linux can carry (xattr(7))."""
 

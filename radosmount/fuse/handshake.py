@@ -63,7 +63,6 @@ class Handshake:
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._ours.send(self._init)
         self.libfuse_fd = theirs.detach()
-        self.is_finished = False
 
     @property
     def mountpoint_for_libfuse(self) -> str:
@@ -75,7 +74,6 @@ class Handshake:
         os.write(self._device_fd, amended(self._init, reply))
         os.dup2(self._device_fd, self.libfuse_fd, inheritable=False)
         self._close()
-        self.is_finished = True
 
     def abandon(self) -> None:
         os.close(self.libfuse_fd)

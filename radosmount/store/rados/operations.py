@@ -35,26 +35,19 @@ from radosmount.store.interface import (
     Xattrs,
 )
 from radosmount.store.rados import translation
+from radosmount.store.rados.conventions import (
+    NO_XATTR,
+    OMAP_PAGE_COUNT,
+    PROBE_NAME,
+    clamped_mtime_s,
+)
 from radosmount.store.rados.ioctxs import Ioctxs
 from radosmount.store.rados.names import from_text, to_text
 
 T = TypeVar("T")
 
-# Removing an xattr that is not there asserts existence, and changes nothing else. The binding
-# has no assert_exists. No program gives this name to an xattr of its own.
-_NO_XATTR: Final = "_none_"
 _IDEMPOTENT: Final = 0
 _EXCLUSIVE: Final = 1
-
-# Unlikely to exist. The caps are checked before the object is looked for.
-_PROBE_NAME: Final = "radosmount.probe.0d1c5f0e"
-
-# osd_max_omap_entries_per_request: an OSD returns no more at once.
-_OMAP_PAGE_COUNT: Final = 1024
-
-# RADOS holds mtime in 32 bits, and 0 stands for "unchanged".
-_MTIME_MIN_S: Final = 1
-_MTIME_MAX_S: Final = 2**32 - 1
 
 
 def stat(ioctxs: Ioctxs, key: ObjectKey) -> ObjectStat:
@@ -112,7 +105,7 @@ def _omap_without_key(ioctx: rados.Ioctx, name: str) -> dict[bytes, bytes]:
 
 def _omap_page(ioctx: rados.Ioctx, name: str, after: str) -> list[tuple[str, bytes | None]]:
     with rados.ReadOpCtx() as operation:
-        pairs, _ = ioctx.get_omap_vals(operation, after, "", _OMAP_PAGE_COUNT)
+        pairs, _ = ioctx.get_omap_vals(operation, after, "", OMAP_PAGE_COUNT)
         ioctx.operate_read_op(operation, name)
         return list(pairs)
 
@@ -136,7 +129,7 @@ def probe_read(ioctxs: Ioctxs, place: ObjectKey) -> None:
     """`place` gives pool and namespace. Raises: PermissionDenied."""
 
     def call(ioctx: rados.Ioctx, _: str) -> None:
-        ioctx.stat(_PROBE_NAME)
+        ioctx.stat(PROBE_NAME.decode())
 
     _expect_not_found(ioctxs, place, call)
 
@@ -146,8 +139,8 @@ def probe_write(ioctxs: Ioctxs, place: ObjectKey) -> None:
 
     def call(ioctx: rados.Ioctx, _: str) -> None:
         with rados.WriteOpCtx() as operation:
-            operation.rm_xattr(_NO_XATTR)
-            ioctx.operate_write_op(operation, _PROBE_NAME)
+            operation.rm_xattr(NO_XATTR.decode())
+            ioctx.operate_write_op(operation, PROBE_NAME.decode())
 
     _expect_not_found(ioctxs, place, call)
 
@@ -168,7 +161,7 @@ def _add_guard(operation: rados.WriteOp, guard: Guard) -> None:
         case Existence.ABSENT:
             operation.new(_EXCLUSIVE)
         case Existence.PRESENT:
-            operation.rm_xattr(_NO_XATTR)
+            operation.rm_xattr(NO_XATTR.decode())
 
 
 def _add_step(ioctx: rados.Ioctx, operation: rados.WriteOp, step: Step) -> None:
@@ -204,7 +197,7 @@ def _xattr_text(name: bytes) -> str:
 
 def _rados_mtime_s(mtime_s: int | None) -> int:
     """What the binding takes: 0 leaves the mtime as it is."""
-    return 0 if mtime_s is None else min(max(mtime_s, _MTIME_MIN_S), _MTIME_MAX_S)
+    return 0 if mtime_s is None else clamped_mtime_s(mtime_s)
 
 
 def _translated(ioctxs: Ioctxs, key: ObjectKey, call: Callable[[rados.Ioctx, str], T]) -> T:

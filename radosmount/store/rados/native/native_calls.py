@@ -47,6 +47,12 @@ from radosmount.store.interface import (
     Xattrs,
 )
 from radosmount.store.rados import connection, translation
+from radosmount.store.rados.conventions import (
+    NO_XATTR,
+    OMAP_PAGE_COUNT,
+    PROBE_NAME,
+    clamped_mtime_s,
+)
 from radosmount.store.rados.native._native import (
     Handle,
     Ioctx,
@@ -73,19 +79,6 @@ _THREADED_COPY_BYTES: Final = 8 * MIB
 _COPY_THREAD_COUNT: Final = 2
 
 _IOCTX_COUNT_MAX: Final = 64  # objects with locator keys could else pile them up
-
-# osd_max_omap_entries_per_request: an OSD returns no more at once.
-_OMAP_PAGE_COUNT: Final = 1024
-
-# RADOS holds mtime in 32 bits, and 0 stands for "unchanged".
-_MTIME_MIN_S: Final = 1
-_MTIME_MAX_S: Final = 2**32 - 1
-
-# Unlikely to exist. The caps are checked before the object is looked for.
-_PROBE_NAME: Final = b"radosmount.probe.0d1c5f0e"
-# Removing an xattr that is not there changes nothing, but it is a write: needs the write cap,
-# and the object.
-_NO_XATTR: Final = b"_none_"
 
 
 def connect(config: StoreConfig) -> Handle:
@@ -188,7 +181,7 @@ class NativeCalls:
         size_bytes, after, has_more = 0, b"", True
         while has_more:
             operation = _read_operation(key)
-            operation.add_omap(after, _OMAP_PAGE_COUNT)
+            operation.add_omap(after, OMAP_PAGE_COUNT)
             await self._read(operation)
             page = operation.omap()
             entries.update(page)
@@ -215,13 +208,13 @@ class NativeCalls:
         return 0 if isinstance(change.steps[-1], Remove) else operation.version
 
     async def probe_read(self, place: ObjectKey) -> None:
-        operation = ReadOperation(place._replace(name=_PROBE_NAME))
+        operation = ReadOperation(place._replace(name=PROBE_NAME))
         operation.add_stat()
         await self._expect_not_found(operation)
 
     async def probe_write(self, place: ObjectKey) -> None:
-        operation = WriteOperation(place._replace(name=_PROBE_NAME))
-        operation.remove_xattr(_NO_XATTR)
+        operation = WriteOperation(place._replace(name=PROBE_NAME))
+        operation.remove_xattr(NO_XATTR)
         await self._expect_not_found(operation)
 
     def fetch_osdmap(self) -> None:
@@ -448,7 +441,7 @@ def _build(operation: WriteOperation, change: Change) -> None:
     for step in change.steps:
         _add_step(operation, step)
     if change.mtime_s is not None:
-        operation.set_mtime(min(max(change.mtime_s, _MTIME_MIN_S), _MTIME_MAX_S))
+        operation.set_mtime(clamped_mtime_s(change.mtime_s))
 
 
 def _add_guard(operation: WriteOperation, guard: Guard) -> None:

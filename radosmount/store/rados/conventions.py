@@ -1,0 +1,21 @@
+"""What both drivers know of RADOS: its limits, and names that nobody else gives."""
+
+from typing import Final
+
+# Removing an xattr that is not there changes nothing, but it is a write: it needs the write cap,
+# and the object, so it asserts that the object exists.
+NO_XATTR: Final = b"_none_"
+
+# Unlikely to exist. The caps are checked before the object is looked for.
+PROBE_NAME: Final = b"radosmount.probe.0d1c5f0e"
+
+# osd_max_omap_entries_per_request: an OSD returns no more at once.
+OMAP_PAGE_COUNT: Final = 1024
+
+# RADOS holds mtime in 32 bits, and 0 stands for "unchanged".
+_MTIME_MIN_S: Final = 1
+_MTIME_MAX_S: Final = 2**32 - 1
+
+
+def clamped_mtime_s(mtime_s: int) -> int:
+    return min(max(mtime_s, _MTIME_MIN_S), _MTIME_MAX_S)
