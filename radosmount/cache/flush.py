@@ -17,7 +17,15 @@ from radosmount.cache.file import Attempt, CachedFile, Flight
 from radosmount.cache.plan import Plan, plan_flush
 from radosmount.config import CacheConfig
 from radosmount.errors import ObjectExists, ObjectNotFound, StoreError, VersionConflict
-from radosmount.store.interface import Change, ObjectKey, ObjectStat, Store, Write, WriteFull
+from radosmount.store.interface import (
+    Change,
+    ObjectKey,
+    ObjectStat,
+    Store,
+    Write,
+    WriteFull,
+    clamped_mtime_s,
+)
 
 # Appenders on several mounts refuse each other, and each round lets one of them through.
 APPEND_ATTEMPT_COUNT_MAX: Final = 100
@@ -109,7 +117,7 @@ class Flusher:
             may_be_longer = attempt.is_append and file.can_move_appended
             is_alike = (
                 attempt.size_min <= stat.size <= attempt.size_max
-                and _clamped_mtime_s(attempt.mtime_s) == stat.mtime_s
+                and clamped_mtime_s(attempt.mtime_s) == stat.mtime_s
             )
             is_candidate = is_alike or (may_be_longer and attempt.size_min <= stat.size)
             if is_candidate and await self._holds(file.key, attempt, stat.version):
@@ -168,11 +176,6 @@ class Flusher:
             self._in_flight.release(byte_count)
         self._progress(file)
         return version
-
-
-def _clamped_mtime_s(mtime_s: int) -> int:
-    """As `Change.mtime_s` says that the store has it."""
-    return min(max(mtime_s, 1), 2**32 - 1)
 
 
 def _attempt(change: Change, plan: Plan, flight: Flight, is_append: bool) -> Attempt:

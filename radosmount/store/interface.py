@@ -14,7 +14,7 @@ What holds for every store:
 import enum
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 
 class ObjectKey(NamedTuple):
@@ -139,14 +139,24 @@ Step = Create | WriteFull | Write | Truncate | SetXattr | RemoveXattr | SetOmap 
 class Change:
     """One atomic operation on one object.
 
-    There is at least one step. `mtime_s`: the mtime that the object has afterwards (RADOS holds 1
-    to 2**32 - 1, what is outside becomes the nearest); None leaves it as it is. A change that may
-    make an object needs one: without, a new object would be of 1970.
+    There is at least one step. `mtime_s`: the mtime that the object has afterwards, by
+    `clamped_mtime_s`; None leaves it as it is. A change that may make an object needs one:
+    without, a new object would be of 1970.
     """
 
     steps: tuple[Step, ...]
     guard: Guard = Existence.ANY
     mtime_s: int | None = None
+
+
+# RADOS holds mtime in 32 bits, and 0 stands for "unchanged".
+_MTIME_MIN_S: Final = 1
+_MTIME_MAX_S: Final = 2**32 - 1
+
+
+def clamped_mtime_s(mtime_s: int) -> int:
+    """The mtime that an object has after a change with `mtime_s`: the nearest possible."""
+    return min(max(mtime_s, _MTIME_MIN_S), _MTIME_MAX_S)
 
 
 class ListedObject(NamedTuple):

@@ -22,12 +22,10 @@ from radosmount.store.interface import (
     Truncate,
     Write,
     WriteFull,
+    clamped_mtime_s,
 )
 
 _XATTR_NAME_BYTES_MAX: Final = 100
-# RADOS holds mtime in 32 bits, and 0 stands for "unchanged".
-_MTIME_MIN_S: Final = 1
-_MTIME_MAX_S: Final = 2**32 - 1
 
 
 @dataclass(slots=True)
@@ -56,7 +54,7 @@ def changed(old: MemoryObject | None, change: Change, limits: Limits) -> MemoryO
     for step in change.steps:
         new = _stepped(new, step, limits)
     if new is not None and change.mtime_s is not None:
-        new.mtime_s = min(max(change.mtime_s, _MTIME_MIN_S), _MTIME_MAX_S)
+        new.mtime_s = clamped_mtime_s(change.mtime_s)
     return new
 
 

@@ -11,11 +11,3 @@ PROBE_NAME: Final = b"radosmount.probe.0d1c5f0e"
 
 # osd_max_omap_entries_per_request: an OSD returns no more at once.
 OMAP_PAGE_COUNT: Final = 1024
-
-# RADOS holds mtime in 32 bits, and 0 stands for "unchanged".
-_MTIME_MIN_S: Final = 1
-_MTIME_MAX_S: Final = 2**32 - 1
-
-
-def clamped_mtime_s(mtime_s: int) -> int:
-    return min(max(mtime_s, _MTIME_MIN_S), _MTIME_MAX_S)

@@ -33,14 +33,10 @@ from radosmount.store.interface import (
     Write,
     WriteFull,
     Xattrs,
-)
-from radosmount.store.rados import translation
-from radosmount.store.rados.conventions import (
-    NO_XATTR,
-    OMAP_PAGE_COUNT,
-    PROBE_NAME,
     clamped_mtime_s,
 )
+from radosmount.store.rados import translation
+from radosmount.store.rados.conventions import NO_XATTR, OMAP_PAGE_COUNT, PROBE_NAME
 from radosmount.store.rados.ioctxs import Ioctxs
 from radosmount.store.rados.names import from_text, to_text
 

@@ -45,14 +45,10 @@ from radosmount.store.interface import (
     Write,
     WriteFull,
     Xattrs,
-)
-from radosmount.store.rados import connection, translation
-from radosmount.store.rados.conventions import (
-    NO_XATTR,
-    OMAP_PAGE_COUNT,
-    PROBE_NAME,
     clamped_mtime_s,
 )
+from radosmount.store.rados import connection, translation
+from radosmount.store.rados.conventions import NO_XATTR, OMAP_PAGE_COUNT, PROBE_NAME
 from radosmount.store.rados.native._native import (
     Handle,
     Ioctx,
