@@ -27,25 +27,13 @@ import trio
 from radosmount import errors
 from radosmount.config import MIB, StoreConfig
 from radosmount.store.interface import (
-    AtVersion,
     Change,
-    Create,
-    Existence,
-    Guard,
     Limits,
     ObjectKey,
     ObjectStat,
     ReadResult,
     Remove,
-    RemoveXattr,
-    SetOmap,
-    SetXattr,
-    Step,
-    Truncate,
-    Write,
-    WriteFull,
     Xattrs,
-    clamped_mtime_s,
 )
 from radosmount.store.rados import connection, translation
 from radosmount.store.rados.conventions import NO_XATTR, OMAP_PAGE_COUNT, PROBE_NAME
@@ -57,6 +45,7 @@ from radosmount.store.rados.native._native import (
     WriteOperation,
 )
 from radosmount.store.rados.native.admission import Admission, Bounds
+from radosmount.store.rados.native.steps import build, carried_bytes
 
 log = logging.getLogger(__name__)
 
@@ -194,10 +183,10 @@ class NativeCalls:
         assert change.steps, "a change without steps does nothing, not even to mtime"
         _check_name(key)
         operation = WriteOperation(key)
-        operation.byte_count = sum(map(_byte_count, change.steps))
+        operation.byte_count = carried_bytes(change)
         await self._begin(key)
         if operation.byte_count < _THREADED_COPY_BYTES:
-            _build(operation, change)
+            build(operation, change)
         else:
             await self._build_in_thread(operation, change)
         await self._answered(operation)
@@ -282,7 +271,7 @@ class NativeCalls:
         self._copy_count += 1
         try:
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(_build, operation, change, limiter=self._copying)
+                await trio.to_thread.run_sync(build, operation, change, limiter=self._copying)
         except BaseException:
             self._copy_count -= 1
             self._settle_idle()
@@ -418,64 +407,3 @@ def _check_name(key: ObjectKey) -> None:
     """librados would cut a name at its NUL, and reach another object."""
     if not key.name or b"\0" in key.name:
         raise errors.InvalidArgument(f"{key.name!r}: librados cannot name it")
-
-
-def _byte_count(step: Step) -> int:
-    match step:
-        case Write(_, data) | WriteFull(data):
-            return len(data)
-        case SetXattr(_, value):
-            return len(value)
-        case SetOmap(entries):
-            return sum(len(name) + len(value) for name, value in entries.items())
-    return 0
-
-
-def _build(operation: WriteOperation, change: Change) -> None:
-    """The guard, then the steps. Raises: InvalidArgument."""
-    _add_guard(operation, change.guard)
-    for step in change.steps:
-        _add_step(operation, step)
-    if change.mtime_s is not None:
-        operation.set_mtime(clamped_mtime_s(change.mtime_s))
-
-
-def _add_guard(operation: WriteOperation, guard: Guard) -> None:
-    match guard:
-        case AtVersion(version):
-            operation.assert_version(version)
-        case Existence.ABSENT:
-            operation.create(True)
-        case Existence.PRESENT:
-            operation.assert_exists()
-
-
-def _add_step(operation: WriteOperation, step: Step) -> None:
-    match step:
-        case Write(_, data) if not data:
-            operation.create(False)  # librados would grow the object to the offset
-        case Write(offset, data):
-            operation.write(bytes(data), offset)
-        case WriteFull(data):
-            operation.write_full(bytes(data))
-        case Create():
-            operation.create(False)
-        case Truncate(size):
-            operation.create(False)  # alone it would do nothing on a missing object
-            operation.truncate(size)
-        case SetXattr(name, value):
-            operation.set_xattr(_checked_xattr_name(name), bytes(value))
-        case RemoveXattr(name):
-            operation.remove_xattr(_checked_xattr_name(name))
-        case SetOmap(entries):
-            for name, value in entries.items():
-                operation.set_omap(name, value)
-        case Remove():
-            operation.remove()
-
-
-def _checked_xattr_name(name: bytes) -> bytes:
-    """The empty name is acknowledged and lost: the OSD keeps its own object info there."""
-    if not name or b"\0" in name:
-        raise errors.InvalidArgument(f"{name!r} is no xattr name")
-    return name
