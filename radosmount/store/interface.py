@@ -55,6 +55,18 @@ class Xattrs:
     version: int
 
 
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """One object at one version: its state, all xattrs, the first entries of its omap and the
+    first bytes of its content, as many as asked for where it has them."""
+
+    stat: ObjectStat
+    xattrs: Mapping[bytes, bytes]
+    omap: Mapping[bytes, bytes]
+    has_more_omap: bool
+    head: bytes
+
+
 class Existence(enum.Enum):
     """Guards that speak of existence only."""
 
@@ -220,6 +232,14 @@ class Store(Protocol):
 
         Each part tells its version: they are the same but where it takes two round trips and the
         object was changed between. Raises: ObjectNotFound.
+        """
+
+    async def inspect(self, key: ObjectKey, length: int) -> Inspection:
+        """All that makes up an object, of its content at most the first `length` bytes, in one
+        round trip where the driver can. Only the omap may go on: see `get_omap`.
+
+        Raises: ObjectNotFound; VersionConflict where it takes several round trips and the object
+        was changed between.
         """
 
     async def apply(self, key: ObjectKey, change: Change) -> int:

@@ -19,6 +19,7 @@ import trio
 from radosmount import errors
 from radosmount.store.interface import (
     Change,
+    Inspection,
     Limits,
     ListedObject,
     ObjectKey,
@@ -35,6 +36,7 @@ from radosmount.store.memory_object import MemoryObject, changed
 
 _MIB: Final = 1 << 20
 _BATCH_COUNT: Final = 1000
+_OMAP_PAGE_COUNT: Final = 1024
 _NAME_BYTES_MAX: Final = 2048
 _TOTAL_BYTES: Final = 1 << 40
 
@@ -182,6 +184,18 @@ class MemoryStore:
         async with self._call(Call("stat_and_read", key)):
             found = self._found(key)
             return _stat(found), ReadResult(bytes(found.data[:length]), found.version)
+
+    async def inspect(self, key: ObjectKey, length: int) -> Inspection:
+        async with self._call(Call("inspect", key)):
+            found = self._found(key)
+            entries = sorted(found.omap.items())
+            return Inspection(
+                _stat(found),
+                dict(found.xattrs),
+                dict(entries[:_OMAP_PAGE_COUNT]),
+                len(entries) > _OMAP_PAGE_COUNT,
+                bytes(found.data[:length]),
+            )
 
     async def apply(self, key: ObjectKey, change: Change) -> int:
         assert change.steps, "a change without steps does nothing, not even to mtime"

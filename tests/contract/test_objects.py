@@ -7,7 +7,16 @@ import trio
 import trio.testing
 
 from radosmount import errors
-from radosmount.store.interface import Change, ListedObject, ObjectKey, Remove, Store, WriteFull
+from radosmount.store.interface import (
+    Change,
+    ListedObject,
+    ObjectKey,
+    Remove,
+    SetOmap,
+    SetXattr,
+    Store,
+    WriteFull,
+)
 from tests.contract.backends import Backend, key_in
 
 T0 = 1_500_000_000
@@ -52,6 +61,62 @@ async def test_stat_and_read(store: Store, key: ObjectKey) -> None:
         assert found.data == b"0123456789"[:length]
 
 
+@pytest.mark.parametrize("content", [b"", b"0123456789"])
+async def test_inspect(store: Store, key: ObjectKey, content: bytes) -> None:
+    """What stat, get_xattrs, get_omap and a read say, at one version."""
+    await put(store, key, content)
+    await check_inspections(store, key, content)
+    await store.apply(key, Change((SetXattr(b"a", b"1"), SetXattr(b"b", b"")), mtime_s=T0))
+    await check_inspections(store, key, content)
+    await store.apply(key, Change((SetOmap({b"k": b"", b"": b"\0"}),), mtime_s=T0))
+    await check_inspections(store, key, content)
+
+
+async def check_inspections(store: Store, key: ObjectKey, content: bytes) -> None:
+    for length in (0, 4, len(content), 100):
+        found = await store.inspect(key, length)
+        assert found.stat == await store.stat(key)
+        assert found.xattrs == (await store.get_xattrs(key)).values
+        assert found.omap == await store.get_omap(key)
+        assert not found.has_more_omap
+        assert found.head == content[:length]
+
+
+async def test_inspect_while_it_changes(store: Store, key: ObjectKey) -> None:
+    """Content and xattrs of one version, or a conflict."""
+
+    async def change(number: int) -> None:
+        steps = (WriteFull(b"%d" % number), SetXattr(b"a", b"%d" % number))
+        await store.apply(key, Change(steps, mtime_s=T0))
+
+    async def keep_changing() -> None:
+        for number in range(1, 50):
+            await change(number)
+        nursery.cancel_scope.cancel()
+
+    await change(0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keep_changing)
+        while True:
+            with contextlib.suppress(errors.VersionConflict):
+                found = await store.inspect(key, 10)
+                assert found.xattrs == {b"a": found.head}
+                assert found.stat.size == len(found.head)
+
+
+@pytest.mark.parametrize("count", [1023, 1024, 1025, 2500])
+async def test_inspect_large_omap(store: Store, key: ObjectKey, count: int) -> None:
+    """The first entries of an omap, and whether there are others."""
+    entries = {b"k%05d" % number: b"v" for number in range(count)}
+    await store.apply(key, Change((WriteFull(b"x"), SetOmap(entries)), mtime_s=T0))
+    found = await store.inspect(key, 1)
+    assert found.omap.items() <= entries.items()
+    assert found.has_more_omap == (len(found.omap) < count)
+    assert found.has_more_omap == (count > 1024)
+    assert (found.omap == entries) == (not found.has_more_omap)
+    assert (found.stat.size, found.head) == (1, b"x")
+
+
 async def test_missing_object(store: Store, key: ObjectKey) -> None:
     for call in (store.stat(key), store.get_xattrs(key), store.get_omap(key)):
         with pytest.raises(errors.ObjectNotFound):
@@ -59,6 +124,8 @@ async def test_missing_object(store: Store, key: ObjectKey) -> None:
     for length in (0, 1):
         with pytest.raises(errors.ObjectNotFound):
             await store.read(key, 0, length)
+        with pytest.raises(errors.ObjectNotFound):
+            await store.inspect(key, length)
 
 
 @pytest.mark.parametrize("name", ODD_NAMES, ids=lambda name: repr(name[:20]))

@@ -4,7 +4,14 @@ the binding with threads (threaded_calls.py) and our compiled module (native/nat
 from collections.abc import Mapping
 from typing import Protocol
 
-from radosmount.store.interface import Change, ObjectKey, ObjectStat, ReadResult, Xattrs
+from radosmount.store.interface import (
+    Change,
+    Inspection,
+    ObjectKey,
+    ObjectStat,
+    ReadResult,
+    Xattrs,
+)
 
 
 class ObjectCalls(Protocol):
@@ -13,6 +20,7 @@ class ObjectCalls(Protocol):
     async def stat(self, key: ObjectKey) -> ObjectStat: ...
     async def read(self, key: ObjectKey, offset: int, length: int) -> ReadResult: ...
     async def stat_and_read(self, key: ObjectKey, length: int) -> tuple[ObjectStat, ReadResult]: ...
+    async def inspect(self, key: ObjectKey, length: int) -> Inspection: ...
     async def get_xattrs(self, key: ObjectKey) -> Xattrs: ...
     async def get_omap(self, key: ObjectKey) -> Mapping[bytes, bytes]: ...
     async def apply(self, key: ObjectKey, change: Change) -> int: ...

@@ -21,6 +21,7 @@ from radosmount.store.interface import (
     Create,
     Existence,
     Guard,
+    Inspection,
     ObjectKey,
     ObjectStat,
     ReadResult,
@@ -89,6 +90,30 @@ def get_omap(ioctxs: Ioctxs, key: ObjectKey, bytes_max: int) -> Mapping[bytes, b
         return entries
 
     return _translated(ioctxs, key, call)
+
+
+def inspect(ioctxs: Ioctxs, key: ObjectKey, length: int) -> Inspection:
+    """The binding reads nothing but omap together, so there are several calls. The first and the
+    last are of one version, and so is what was read between. Raises: VersionConflict."""
+    found = stat(ioctxs, key)
+    omap, has_more = _translated(ioctxs, key, _first_omap)
+    length = min(length, found.size)
+    head = read(ioctxs, key, 0, length).data if length else b""
+    xattrs = get_xattrs(ioctxs, key)
+    if xattrs.version != found.version:
+        raise errors.VersionConflict(f"{key.name!r} changed while it was looked at")
+    return Inspection(found, xattrs.values, omap, has_more, head)
+
+
+def _first_omap(ioctx: rados.Ioctx, name: str) -> tuple[dict[bytes, bytes], bool]:
+    """The first page, and whether there is another: the binding does not tell."""
+    with rados.ReadOpCtx() as operation:
+        unkeyed, _ = ioctx.get_omap_vals_by_keys(operation, ("",))
+        pairs, _ = ioctx.get_omap_vals(operation, "", "", OMAP_PAGE_COUNT)
+        ioctx.operate_read_op(operation, name)
+        page = [*unkeyed, *pairs]
+    entries = {from_text(text): value or b"" for text, value in page}
+    return entries, bool(page) and bool(_omap_page(ioctx, name, page[-1][0]))
 
 
 def _omap_without_key(ioctx: rados.Ioctx, name: str) -> dict[bytes, bytes]:

@@ -16,6 +16,7 @@ from radosmount import errors
 from radosmount.config import StoreConfig
 from radosmount.store.interface import (
     Change,
+    Inspection,
     Limits,
     ListedObject,
     ObjectKey,
@@ -172,6 +173,9 @@ class RadosStore:
 
     async def stat_and_read(self, key: ObjectKey, length: int) -> tuple[ObjectStat, ReadResult]:
         return await self._calls.stat_and_read(key, min(length, self._limits.object_bytes_max))
+
+    async def inspect(self, key: ObjectKey, length: int) -> Inspection:
+        return await self._calls.inspect(key, min(length, self._limits.object_bytes_max))
 
     async def get_xattrs(self, key: ObjectKey) -> Xattrs:
         return await self._calls.get_xattrs(key)

@@ -8,6 +8,7 @@ import rados
 from radosmount.config import StoreConfig
 from radosmount.store.interface import (
     Change,
+    Inspection,
     Limits,
     ObjectKey,
     ObjectStat,
@@ -45,6 +46,9 @@ class ThreadedCalls:
             return operations.stat(ioctxs, key), operations.read(ioctxs, key, 0, length)
 
         return await self._calls.call(key.pool_id, call, is_droppable=True)
+
+    async def inspect(self, key: ObjectKey, length: int) -> Inspection:
+        return await self._read_call(key, operations.inspect, key, length)
 
     async def get_xattrs(self, key: ObjectKey) -> Xattrs:
         return await self._read_call(key, operations.get_xattrs, key)

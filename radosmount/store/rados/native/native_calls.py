@@ -28,6 +28,7 @@ from radosmount import errors
 from radosmount.config import MIB, StoreConfig
 from radosmount.store.interface import (
     Change,
+    Inspection,
     Limits,
     ObjectKey,
     ObjectStat,
@@ -131,7 +132,7 @@ class NativeCalls:
         operation = _read_operation(key)
         operation.add_stat()
         await self._read(operation)
-        return ObjectStat(operation.size, operation.mtime_s, operation.version)
+        return _stat_of(operation)
 
     async def read(self, key: ObjectKey, offset: int, length: int) -> ReadResult:
         operation = _read_operation(key)
@@ -144,15 +145,22 @@ class NativeCalls:
         return ReadResult(operation.data(), operation.version)
 
     async def stat_and_read(self, key: ObjectKey, length: int) -> tuple[ObjectStat, ReadResult]:
-        operation = _read_operation(key)
-        operation.add_stat()
-        if length:
-            operation.add_read(0, length)
-            operation.byte_count = length
+        operation = _head_operation(key, length)
         await self._read(operation)
-        version = operation.version
-        stat = ObjectStat(operation.size, operation.mtime_s, version)
-        return stat, ReadResult(operation.data(), version)
+        return _stat_of(operation), ReadResult(operation.data(), operation.version)
+
+    async def inspect(self, key: ObjectKey, length: int) -> Inspection:
+        operation = _head_operation(key, length)
+        operation.add_xattrs()
+        operation.add_omap(b"", OMAP_PAGE_COUNT)
+        await self._read(operation)
+        return Inspection(
+            _stat_of(operation),
+            operation.xattrs(),
+            dict(operation.omap()),
+            operation.has_more_omap,
+            operation.data(),
+        )
 
     async def get_xattrs(self, key: ObjectKey) -> Xattrs:
         operation = _read_operation(key)
@@ -401,6 +409,20 @@ def _pool_gone(pool_id: int) -> errors.PoolGone:
 def _read_operation(key: ObjectKey) -> ReadOperation:
     _check_name(key)
     return ReadOperation(key)
+
+
+def _head_operation(key: ObjectKey, length: int) -> ReadOperation:
+    """That asks for the state, and at most the first `length` bytes."""
+    operation = _read_operation(key)
+    operation.add_stat()
+    if length:  # a read of no bytes would mean all of them
+        operation.add_read(0, length)
+        operation.byte_count = length
+    return operation
+
+
+def _stat_of(operation: ReadOperation) -> ObjectStat:
+    return ObjectStat(operation.size, operation.mtime_s, operation.version)
 
 
 def _check_name(key: ObjectKey) -> None:
