@@ -9,10 +9,8 @@ so there is no circle of waiting.
 from dataclasses import dataclass
 from typing import Final
 
-import trio
-
 from radosmount.cache.pagecache import PageCache
-from radosmount.cache.sequencer import Progress, Sequencer, Ticket
+from radosmount.cache.sequencer import Progress, Sequencer
 from radosmount.config import MIB
 from radosmount.errors import (
     EntryExists,
@@ -139,28 +137,17 @@ class Renaming:
         raise VersionConflict(f"{old.name!r} is being changed again and again")
 
     async def _inspect(self, key: ObjectKey, head_bytes: int) -> _Source:
-        """All at once: removing the source will find out if its omap changed meanwhile."""
+        """Removing the source will find out if a long omap changed meanwhile."""
         if head_bytes > self._store.limits.operation_bytes_max:
             head_bytes = PIECE_BYTES  # it is copied in pieces
-        stat = Ticket(lambda: self._store.stat(key))
-        xattrs = Ticket(lambda: self._store.get_xattrs(key))
-        omap = Ticket(lambda: self._store.get_omap(key))
-        head = Ticket(lambda: self._store.read(key, 0, head_bytes))
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(stat.run)
-            nursery.start_soon(xattrs.run)
-            nursery.start_soon(omap.run)
-            nursery.start_soon(head.run)
         try:
-            found, entries = await stat.result(), await omap.result()
-            values, content = await xattrs.result(), await head.result()
+            found = await self._store.inspect(key, head_bytes)
+            entries = await self._store.get_omap(key) if found.has_more_omap else found.omap
         except ObjectNotFound as failure:
             raise NoSuchEntry(f"{key.name!r}") from failure
-        if not values.version == content.version == found.version:
-            raise VersionConflict(f"{key.name!r}")
-        steps: list[Step] = [SetXattr(name, value) for name, value in values.values.items()]
+        steps: list[Step] = [SetXattr(name, value) for name, value in found.xattrs.items()]
         steps += [SetOmap(entries)] if entries else []
-        return _Source(found, tuple(steps), content.data)
+        return _Source(found.stat, tuple(steps), found.head)
 
     async def _copy(
         self,

@@ -1,7 +1,8 @@
 """What the tests of the cache and of the file system stand on: names, calls, and a cache that
 runs over a memory store."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import trio
@@ -30,6 +31,23 @@ def is_call(method: str) -> Callable[[Call], bool]:
 
 def removes(call: Call) -> bool:
     return is_apply(call) and "Remove()" in repr(call.change)
+
+
+@contextlib.contextmanager
+def noted(store: MemoryStore) -> Iterator[list[str]]:
+    """The methods that are called inside, in order, that are about an object."""
+    calls: list[str] = []
+
+    async def note(call: Call) -> None:
+        if call.key is not None:
+            calls.append(call.method)
+
+    assert store.delay is None
+    store.delay = note
+    try:
+        yield calls
+    finally:
+        store.delay = None
 
 
 def small_store() -> MemoryStore:

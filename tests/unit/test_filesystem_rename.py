@@ -30,7 +30,7 @@ from radosmount.store.memory import Call, MemoryStore
 from radosmount.vfs.attributes import NS_PER_S, AttributeChange
 from radosmount.vfs.nodes import ROOT_INO
 from tests.support.mounts import MountBench, started
-from tests.support.stores import is_apply, key_of, removes
+from tests.support.stores import is_apply, key_of, noted, removes
 
 FAILS = pytest.mark.expects_log("is not stored|could not be stored")
 
@@ -53,6 +53,26 @@ async def test_rename(mount: MountBench) -> None:
     assert await mount.store.get_omap(key_of(b"b")) == {b"k": b"v"}
     with pytest.raises(NoSuchEntry):
         await mount.stat(b"a")
+
+
+async def test_rename_with_a_large_omap(mount: MountBench) -> None:
+    """An omap beyond one page of RADOS goes along, whole."""
+    entries = {b"k%04d" % number: b"v" for number in range(2500)}
+    mount.store.put_now(key_of(b"a"), b"abc")
+    mount.store.change_now(key_of(b"a"), Change((SetOmap(entries),)))
+    with noted(mount.store) as calls:
+        await mount.rename(b"a", b"b")
+    assert calls == ["inspect", "get_omap", "apply", "apply"]
+    assert await mount.store.get_omap(key_of(b"b")) == entries
+
+
+async def test_calls_of_a_rename(mount: MountBench) -> None:
+    """The source is read in one call, copied in one and removed in one."""
+    mount.store.put_now(key_of(b"a"), b"abc")
+    mount.store.change_now(key_of(b"a"), Change((SetXattr(b"color", b"blue"),)))
+    with noted(mount.store) as calls:
+        await mount.rename(b"a", b"b")
+    assert calls == ["inspect", "apply", "apply"]
 
 
 async def test_rename_replaces(mount: MountBench) -> None:
