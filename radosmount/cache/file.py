@@ -31,7 +31,7 @@ from typing import Final
 from radosmount.cache.extents import Buffer, ExtentMap
 from radosmount.cache.orphan import Orphan
 from radosmount.errors import RadosmountError
-from radosmount.store.interface import ObjectKey, ObjectStat
+from radosmount.store.interface import ObjectKey, ObjectStat, ReadResult
 
 
 class FileState(enum.Enum):
@@ -141,6 +141,8 @@ class CachedFile:
         self.is_unlinked = False
         self.attempts: list[Attempt] = []  # may have been applied, or may yet be
         self.is_suspect = False  # the store was seen at another version than `base`
+        self.stored: ReadResult | None = None  # the whole object, as our last flush left it
+        self.bare_version = 0  # at which the object is known to have neither xattrs nor omap
         self.epoch = 0  # grows whenever an answer that was asked for before is outdated
         self.writer_count = 0  # handles open for writing
         self.orphan: Orphan | None = None  # the content, once unlinked while open
@@ -212,6 +214,17 @@ class CachedFile:
         """Up to where the store's bytes count, where nothing newer lies over them."""
         limit = self._flight.kept_size if self._flight else self.base.size
         return limit if self._dirty.cut is None else min(limit, self._dirty.cut)
+
+    @property
+    def known_content(self) -> ReadResult | None:
+        """All that the store has, at the version of `base`, where it was kept."""
+        is_current = self.stored is not None and self.stored.version == self.base.version
+        return self.stored if is_current else None
+
+    @property
+    def is_known_bare(self) -> bool:
+        """Whether the object has neither xattrs nor omap, unless someone else was there."""
+        return 0 < self.bare_version == self.base.version and not self.is_suspect
 
     # Reading
 
@@ -360,6 +373,7 @@ class CachedFile:
         if not self.is_clean or stat.version < self.base.version:
             return False
         is_changed = stat.version != self.base.version
+        self.stored = None if is_changed else self.stored
         self.is_suspect = False
         self.base = stat
         self.size = stat.size
@@ -372,6 +386,7 @@ class CachedFile:
         """
         is_known = source.version == self.base.version
         self.base = replace(source, version=version)
+        self.stored = None
         if self.is_clean:
             self.size = source.size
             self.is_suspect = self.is_suspect or not is_known
@@ -382,6 +397,7 @@ class CachedFile:
         assert self._flight is None
         held = self._dirty.extents.byte_count
         self._dirty = Changes()
+        self.stored = None
         self.size = self.base.size
         self.state = FileState.CLEAN
         self.epoch += 1
@@ -389,4 +405,6 @@ class CachedFile:
 
     def _apply(self, event: FileEvent) -> None:
         self.state = TRANSITIONS[self.state, event]
+        if event is FileEvent.MODIFIED:
+            self.stored = None
         self.epoch += 1

@@ -1,7 +1,7 @@
 """Storing one file's changes: the operations of a flush, their order, and what a refusal means.
 
-Runs only as an operation of the sequencer, so never twice at once for one object. Holds no
-state of its own: the file's is in the file.
+Runs only as an operation of the sequencer, so never twice at once for one object. The file's
+state is in the file.
 """
 
 import hashlib
@@ -14,13 +14,18 @@ import trio
 
 from radosmount.cache.budget import Budget
 from radosmount.cache.file import Attempt, CachedFile, Flight
+from radosmount.cache.kept import KeptContents
 from radosmount.cache.plan import Plan, plan_flush
 from radosmount.config import CacheConfig
 from radosmount.errors import ObjectExists, ObjectNotFound, StoreError, VersionConflict
 from radosmount.store.interface import (
+    AtVersion,
     Change,
+    Existence,
     ObjectKey,
     ObjectStat,
+    ReadResult,
+    SetXattr,
     Store,
     Write,
     WriteFull,
@@ -57,6 +62,7 @@ class Flusher:
         self._config = config
         self._in_flight = in_flight
         self._progress = progress
+        self._kept = KeptContents()
 
     async def store_flight(self, file: CachedFile, flight: Flight) -> int:
         """Store all of `flight`; return the object's version after it.
@@ -139,8 +145,9 @@ class Flusher:
         Raises: FlushFailed.
         """
         second = next(plan.rest, None)
-        if second is None:
-            return version  # most files: no tasks for nothing
+        if second is None:  # most files: no tasks for nothing
+            self._learn(file, plan, version)
+            return version
         rest = itertools.chain((second,), plan.rest)
         versions = [version]
         failures: list[StoreError] = []
@@ -164,6 +171,15 @@ class Flusher:
             begun = replace(plan.begun, size=flight.size, version=max(versions))
             raise FlushFailed(failures[0], begun) from failures[0]
         return max(versions)
+
+    def _learn(self, file: CachedFile, plan: Plan, version: int) -> None:
+        """One operation was all, and was acknowledged: what the object is at `version`."""
+        change = plan.first
+        was_bare = change.guard in (Existence.ABSENT, AtVersion(file.bare_version))
+        is_bare = was_bare and not any(isinstance(step, SetXattr) for step in change.steps)
+        file.bare_version = version if is_bare else 0
+        if plan.content is not None and not file.needs_flush:
+            self._kept.keep(file, ReadResult(plan.content, version))
 
     async def _apply(self, file: CachedFile, change: Change) -> int:
         byte_count = sum(

@@ -36,7 +36,8 @@ FIRST_OPERATION_BYTES_MAX: Final = MIB
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`begun`: the object after `first` alone, but for its version.
+    """`begun`: the object after `first` alone, but for its version. `content`: the whole, where
+    `first` stores that.
 
     `rest` is copied from the flight only as each is asked for: a flush of 100 MiB does not
     hold them twice.
@@ -45,6 +46,7 @@ class Plan:
     first: Change
     rest: Iterator[Change]
     begun: ObjectStat
+    content: bytes | None = None
 
 
 def plan_flush(
@@ -54,8 +56,10 @@ def plan_flush(
     mtime_s = flight.changes.mtime_s
     assert mtime_s is not None
     if flight.replaces_all and flight.size <= min(atomic_max_bytes, limits.operation_bytes_max):
-        steps: tuple[Step, ...] = (WriteFull(_whole_content(flight)), *_xattr_steps(flight))
-        return Plan(Change(steps, guard, mtime_s), iter(()), ObjectStat(flight.size, mtime_s, 0))
+        content = _whole_content(flight)
+        steps: tuple[Step, ...] = (WriteFull(content), *_xattr_steps(flight))
+        begun = ObjectStat(flight.size, mtime_s, 0)
+        return Plan(Change(steps, guard, mtime_s), iter(()), begun, content)
     leading = [*_resize_steps(flight, limits), *_xattr_steps(flight)]
     batches = _batches(flight, limits.operation_bytes_max)
     steps = (*leading, *next(batches, ())) or (Create(),)  # mtime alone

@@ -4,11 +4,18 @@ After a crash at any moment one or both names exist, whole, never neither. What 
 operation replaces the target atomically: content, xattrs, omap and mtime. Renames within a pool
 run one at a time, since each takes the turns of two objects; nothing else takes more than one,
 so there is no circle of waiting.
+
+What this mount has just made, written and flushed need not be read: its content is kept for a
+while (`cache/kept.py`), and so is the knowledge that it has no xattrs and no omap. In every case
+the source is removed at the version that was copied, or else copied again.
 """
 
 from dataclasses import dataclass
 from typing import Final
 
+import trio
+
+from radosmount.cache.file import CachedFile
 from radosmount.cache.pagecache import PageCache
 from radosmount.cache.sequencer import Progress, Sequencer
 from radosmount.config import MIB
@@ -40,6 +47,10 @@ from radosmount.vfs.removal import ATTEMPT_COUNT_MAX, Removal
 PIECE_BYTES: Final = 32 * MIB
 # How much of an object of unknown size is read along with its attributes.
 HEAD_BYTES: Final = MIB
+# How lately the store must have said that the source is still what we know: as the look-up has
+# that comes with the same rename(2), or a flush just now. Whoever changes it after that is found
+# out by its removal; but by then the target is replaced.
+KNOWN_FRESHNESS_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +60,14 @@ class _Source:
     stat: ObjectStat
     steps: tuple[Step, ...]  # that give another object its xattrs and omap
     head: bytes
+
+
+def _known_source(file: CachedFile) -> _Source | None:
+    """Without asking: where it is our own work, and all of it is at hand."""
+    content = file.known_content
+    if content is None or not file.is_known_bare:
+        return None
+    return _Source(file.base, (), content.data)
 
 
 class Renaming:
@@ -91,16 +110,20 @@ class Renaming:
     ) -> None:
         node = self._nodes.find_file(old)
         target = self._nodes.find_file(new)
+        heard_s = node.validated_s if node is not None else float("-inf")
         if not may_replace and target is not None and target.file.is_new:
             raise EntryExists(f"{new.name!r}")
-        if node is not None:
+        if node is not None and not node.file.is_clean:
             await self._cache.flush_in_turn(node.file)
+            heard_s = trio.current_time()
         progress.note()
         orphan = None
         if target is not None:
             orphan, _ = await self._removal.copy_if_open(target, progress)
-        head_bytes = node.file.base.size if node and node.file.base.version else HEAD_BYTES
-        source, version = await self._move(old, new, head_bytes, may_replace, progress)
+        file = node.file if node is not None else None
+        is_fresh = trio.current_time() - heard_s < KNOWN_FRESHNESS_S
+        known = _known_source(file) if file is not None and is_fresh else None
+        source, version = await self._move(old, new, file, known, may_replace, progress)
         if target is not None:
             self._removal.finish(target, orphan)
         if node is not None:
@@ -118,36 +141,47 @@ class Renaming:
         self,
         old: ObjectKey,
         new: ObjectKey,
-        head_bytes: int,
+        file: CachedFile | None,
+        known: _Source | None,
         may_replace: bool,
         progress: Progress,
     ) -> tuple[ObjectStat, int]:
         """Return what the source was, and the version of what it became.
 
-        Copy and remove the source; begin again where someone changes either meanwhile."""
+        Copy and remove the source; begin again where someone changes either meanwhile, or has
+        changed what is `known`."""
+        source = known
         for _ in range(ATTEMPT_COUNT_MAX):
             try:
-                source = await self._inspect(old, head_bytes)
+                source = source or await self._inspect(old, file)
                 version = await self._copy(old, new, source, may_replace, progress)
                 may_replace = True  # what stands there from here on is our own copy
                 await self._store.apply(old, Change((Remove(),), AtVersion(source.stat.version)))
             except VersionConflict:
+                source = None
                 continue
             return source.stat, version
         raise VersionConflict(f"{old.name!r} is being changed again and again")
 
-    async def _inspect(self, key: ObjectKey, head_bytes: int) -> _Source:
+    async def _inspect(self, key: ObjectKey, file: CachedFile | None) -> _Source:
         """Removing the source will find out if a long omap changed meanwhile."""
-        if head_bytes > self._store.limits.operation_bytes_max:
-            head_bytes = PIECE_BYTES  # it is copied in pieces
+        content = file.known_content if file is not None else None
         try:
-            found = await self._store.inspect(key, head_bytes)
+            found = await self._store.inspect(key, 0 if content else self._head_bytes(file))
             entries = await self._store.get_omap(key) if found.has_more_omap else found.omap
         except ObjectNotFound as failure:
             raise NoSuchEntry(f"{key.name!r}") from failure
         steps: list[Step] = [SetXattr(name, value) for name, value in found.xattrs.items()]
         steps += [SetOmap(entries)] if entries else []
-        return _Source(found.stat, tuple(steps), found.head)
+        is_current = content is not None and content.version == found.stat.version
+        head = content.data if content is not None and is_current else found.head
+        return _Source(found.stat, tuple(steps), head)
+
+    def _head_bytes(self, file: CachedFile | None) -> int:
+        is_known = file is not None and file.base.version
+        byte_count = file.base.size if file is not None and is_known else HEAD_BYTES
+        is_one_piece = byte_count <= self._store.limits.operation_bytes_max
+        return byte_count if is_one_piece else PIECE_BYTES
 
     async def _copy(
         self,

@@ -1,10 +1,12 @@
 """One file above what the store has of it: states, layers and counts."""
 
+from collections.abc import Callable
+
 import pytest
 
 from radosmount.cache.file import ATTEMPT_COUNT_MAX, TRANSITIONS, Attempt, CachedFile, FileState
 from radosmount.errors import NoSpace, TimedOut
-from radosmount.store.interface import ObjectStat
+from radosmount.store.interface import ObjectStat, ReadResult
 from tests.support.stores import key_of
 
 
@@ -234,3 +236,34 @@ def test_discard() -> None:
     assert file.discard() == 4
     assert file.is_clean
     assert file.size == 10
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda file: file.write(0, b"x", 1),
+        lambda file: file.truncate(0, 1),
+        lambda file: file.observe(ObjectStat(10, 1000, 6)),
+        lambda file: file.take_base(file.base, 6),
+        lambda file: file.discard(),
+    ],
+    ids=["write", "truncate", "changed elsewhere", "rename", "unlink"],
+)
+def test_stored_content_is_dropped(change: Callable[[CachedFile], object]) -> None:
+    """What a flush has stored is kept until the file is another."""
+    file = stored()
+    file.stored = ReadResult(b"0123456789", 5)
+    file.observe(file.base)
+    assert file.known_content == file.stored
+    change(file)
+    assert file.stored is None
+
+
+def test_known_bare() -> None:
+    """That an object has no xattrs is known of one version only."""
+    file = stored()
+    assert not file.is_known_bare
+    file.bare_version = 5
+    assert file.is_known_bare
+    file.observe(ObjectStat(10, 1000, 6))
+    assert not file.is_known_bare
