@@ -32,9 +32,6 @@ from radosmount.vfs.nodes import ROOT_INO
 from tests.support.mounts import MountBench, started
 from tests.support.stores import is_apply, key_of, noted, removes
 
-FAILS = pytest.mark.expects_log("is not stored|could not be stored")
-
-
 # --- Renaming
 
 
