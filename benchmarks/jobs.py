@@ -3,6 +3,7 @@
 A job's constructor prepares what is not to be timed; `run` is what a program would do.
 """
 
+import ctypes
 import os
 import subprocess
 from typing import Final
@@ -10,6 +11,10 @@ from typing import Final
 from benchmarks.content import MIB, PAGE_BYTES, content, file_names, share_of, shuffled_pages
 from benchmarks.driver import Args, Maker, Reads, Ready, serve
 
+AT_EMPTY_PATH: Final = 0x1000  # statx(2), linux/stat.h
+AT_STATX_FORCE_SYNC: Final = 0x2000
+STATX_BASIC_STATS: Final = 0x7FF
+STATX_BYTES: Final = 256
 READ_BYTES: Final = 1 * MIB  # what cp and cat read at once on a mount with that block size
 
 
@@ -186,14 +191,20 @@ class ReplaceFile(OneFile):
 
 
 class StatOpenFile(Ready):
+    """statx(2) with AT_STATX_FORCE_SYNC: the file system answers, whatever the kernel keeps."""
+
     def __init__(self, args: Args) -> None:
         self.count: int = args["count"]
         self.fd = os.open(os.path.join(args["directory"], args["name"]), os.O_RDONLY)
         os.fstat(self.fd)
 
     def run(self, worker: int) -> None:
+        statx = ctypes.CDLL(None, use_errno=True).statx
+        buffer = ctypes.create_string_buffer(STATX_BYTES)
+        flags = AT_EMPTY_PATH | AT_STATX_FORCE_SYNC
         for _ in range(self.count):
-            os.fstat(self.fd)
+            if statx(self.fd, b"", flags, STATX_BASIC_STATS, buffer) != 0:
+                raise OSError(ctypes.get_errno(), "statx")
 
     def answer(self) -> int:
         return os.fstat(self.fd).st_size

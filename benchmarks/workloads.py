@@ -239,7 +239,7 @@ def change_rows(scale: Scale, seed: str) -> list[Row]:
         ),
         Row(
             key="getattr",
-            title=f"fstat of an open file, {scale.fstat_count} times",
+            title=f"stat of an open file, answered by the mount, {scale.fstat_count} times",
             amount=scale.fstat_count,
             files=FileSet("set-big", lambda: {BIG: content(seed, scale.big_bytes)}),
             job={"job": "fstat", "name": BIG, "count": scale.fstat_count},

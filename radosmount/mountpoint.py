@@ -50,7 +50,9 @@ def mode_of(mountpoint: str) -> int:
     """The mode of what is there, once stale mounts are gone."""
     while True:
         try:
-            return os.stat(mountpoint).st_mode
+            mode = os.stat(mountpoint).st_mode
+            _ask_daemon(mountpoint)
+            return mode
         except FileNotFoundError:
             raise MountError(
                 f"mount point {mountpoint} does not exist: make it with mkdir"
@@ -59,6 +61,14 @@ def mode_of(mountpoint: str) -> int:
             if failure.errno != errno.ENOTCONN:
                 raise MountError(f"mount point {mountpoint}: {failure.strerror}") from failure
         remove_stale_mount(mountpoint)
+
+
+def _ask_daemon(mountpoint: str) -> None:
+    """The kernel answers stat(2) of a dead mount for as long as it keeps its attributes; but not
+    statfs(2). On anything but FUSE that would do more than ask (autofs mounts). Raises: OSError."""
+    mount = mounts.find_mount(mounts.canonical(mountpoint))
+    if mount is not None and mount.fstype.startswith("fuse"):
+        os.statvfs(mountpoint)
 
 
 def remove_stale_mount(mountpoint: str) -> None:

@@ -28,7 +28,6 @@ from pyfuse3 import (
 )
 
 from radosmount.fuse.replies import (
-    LISTED_NAME_TIMEOUT_S,
     Answering,
     answers,
     entry_attributes,
@@ -36,6 +35,7 @@ from radosmount.fuse.replies import (
 )
 from radosmount.vfs.attributes import AttributeChange
 from radosmount.vfs.filesystem import Filesystem, OpenFile
+from radosmount.vfs.objects import LISTED_NAME_FRESHNESS_S
 
 log = logging.getLogger(__name__)
 
@@ -197,7 +197,7 @@ class Operations(Answering):
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         index = start_id
         while (entry := await self._filesystem.list_entry(fh, index)) is not None:
-            attributes = entry_attributes(entry.attributes, LISTED_NAME_TIMEOUT_S)
+            attributes = entry_attributes(entry.attributes, LISTED_NAME_FRESHNESS_S)
             index = entry.next_index
             is_taken = pyfuse3.readdir_reply(token, FileNameT(entry.name), attributes, index)
             self._filesystem.take_entry(entry, is_taken)

@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 # statfs(2) counts in units; df shows them as they are.
 UNIT_BYTES: Final = 4096
 NAME_BYTES_MAX: Final = 255
-LISTED_NAME_TIMEOUT_S: Final = 1.0
 SECTOR_BYTES: Final = 512  # of st_blocks (stat(2))
 
 P = ParamSpec("P")
@@ -99,17 +98,15 @@ def _resumed(coroutine: Coroutine[Any, Any, T], trap: object) -> Generator[Any, 
 def entry_attributes(
     attributes: Attributes, name_timeout_s: float = 0.0
 ) -> pyfuse3.EntryAttributes:
-    """Attributes time out at once: any client of the cluster may change an object at any time,
-    so the kernel asks, and keeps pages as long as size and mtime stay.
-
-    So does a name that was looked up, since an open may go by the look-up just before it. One
-    that was listed may be kept for `name_timeout_s`: whatever is done with it asks, and ESTALE,
-    where the object is gone, has the kernel look the name up."""
+    """`name_timeout_s`: how long the kernel may keep the name itself. One that was looked up it
+    may not, since an open goes by the look-up just before it; one that was listed it may:
+    whatever is done with it asks, and ESTALE, where the object is gone, has the kernel look the
+    name up."""
     entry = pyfuse3.EntryAttributes()
     entry.st_ino = pyfuse3.InodeT(attributes.ino)
     entry.generation = 0
     entry.entry_timeout = name_timeout_s
-    entry.attr_timeout = 0
+    entry.attr_timeout = attributes.valid_s
     entry.st_mode = pyfuse3.ModeT(attributes.mode)
     entry.st_nlink = attributes.nlink
     entry.st_uid = attributes.uid

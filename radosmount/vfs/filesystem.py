@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import trio
 
@@ -40,6 +41,8 @@ from radosmount.vfs.usage import SpaceMeter, SpaceUsage
 from radosmount.vfs.xattrs import XattrCalls
 
 log = logging.getLogger(__name__)
+
+DIRECTORY_FRESHNESS_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +139,7 @@ class Filesystem:
         node = self._nodes[ino]
         if isinstance(node, FileNode):
             await self._objects.get_attributes(node, caller)
-        return self._attributes(node)
+        return self._attributes(node, self._freshness_s(node, has_looked_up=False))
 
     async def set_attributes(
         self, ino: int, change: AttributeChange, has_handle: bool
@@ -200,7 +203,7 @@ class Filesystem:
             return head
         content = await self._cache.read(node.file, offset, length)
         if node.file.is_suspect and node.file.is_clean:
-            await self._objects.revalidate(node)
+            await self._objects.refresh(node)
         return content
 
     async def write(self, handle: int, offset: int, data: bytes) -> int:
@@ -314,12 +317,18 @@ class Filesystem:
 
     # Inside
 
-    def _attributes(self, node: Node) -> Attributes:
-        return attributes_of(node, self._view, self._started_ns)
+    def _attributes(self, node: Node, valid_s: float = 0.0) -> Attributes:
+        return attributes_of(node, self._view, self._started_ns, valid_s)
 
     def _referenced(self, node: Node) -> Attributes:
+        """For a name that was just looked up or made."""
         node.lookup_count += 1
-        return self._attributes(node)
+        return self._attributes(node, self._freshness_s(node, has_looked_up=True))
+
+    def _freshness_s(self, node: Node, has_looked_up: bool) -> float:
+        if isinstance(node, FileNode):
+            return self._objects.freshness_s(node, has_looked_up)
+        return DIRECTORY_FRESHNESS_S  # nothing of it ever changes
 
     def _opened(self, node: FileNode, flags: int, head: ReadResult | None = None) -> OpenFile:
         is_writable = _is_for_writing(flags)

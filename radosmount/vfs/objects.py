@@ -38,9 +38,14 @@ from radosmount.store.interface import (
 from radosmount.vfs.heads import HEAD_BYTES, Heads
 from radosmount.vfs.nodes import FileNode, NodeTable, Vouch
 
-# How long fstat(2) of an open file may answer from what its open heard: close-to-open asks for
-# no more, and `tail -f` on what another client appends polls once a second.
+# How long fstat(2) of an open file may answer from what was heard of it last: close-to-open asks
+# for no more, and `tail -f` on what another client appends polls once a second.
 OPEN_FRESHNESS_S: Final = 1.0
+# The kernel keeps listed names so long. An open of one comes without a look-up, so nothing that
+# the kernel keeps of the file may be older.
+LISTED_NAME_FRESHNESS_S: Final = 1.0
+# Between our clock and the kernel's, which starts when it reads the reply.
+CLOCK_MARGIN_S: Final = 0.25
 # The kernel looks a path up for every open(2) and stat(2) of a name that it does not keep, in
 # the thread that then sends OPEN or GETATTR: one stat answers both.
 LOOKUP_FRESHNESS_S: Final = 0.05
@@ -123,7 +128,25 @@ class Objects:
             node = FileNode(CachedFile(key, ObjectStat(size=0, mtime_s=0, version=0)))
             self._nodes.add(node)
         node.vouch = None  # the kernel keeps a listed name: an open may come without a look-up
+        node.listed_s = trio.current_time()
         return node
+
+    def freshness_s(self, node: FileNode, has_looked_up: bool) -> float:
+        """How long the kernel may answer from the attributes as they are, now that it has asked.
+
+        It looks a name up for every stat(2) and open(2), unless it was listed: so what it keeps
+        of a look-up answers only for descriptors, as GETATTR would.
+        """
+        now_s = trio.current_time()
+        may_keep = has_looked_up or node.open_count > 0
+        if not may_keep or now_s - node.listed_s < LISTED_NAME_FRESHNESS_S + CLOCK_MARGIN_S:
+            return 0.0
+        file = node.file
+        if file.is_suspect or file.unstored_byte_count:  # the flush of an append may move it
+            return 0.0
+        if not file.is_clean or file.orphan is not None:
+            return OPEN_FRESHNESS_S
+        return max(node.validated_s + OPEN_FRESHNESS_S - now_s, 0.0)
 
     async def get_attributes(self, node: FileNode, caller: int) -> None:
         """Let the inode show what the store has, for a stat(2) by the thread `caller`.
@@ -172,6 +195,17 @@ class Objects:
         if file.epoch == epoch:
             self._observe(node, stat)
         _check_linked(file)
+
+    async def refresh(self, node: FileNode) -> None:
+        """A read met another version than the one we knew: hear what the object is now, and have
+        the kernel drop its pages of the one before.
+
+        Only here is it told to: where the kernel itself asks, the answer tells it. A notice that
+        overtakes such an answer would have the kernel drop that, and read on with the old size.
+        """
+        await self.revalidate(node)
+        if node.open_count:
+            self._invalidate(node.ino)
 
     async def create(self, key: ObjectKey, is_exclusive: bool) -> FileNode:
         """A new empty file. With `is_exclusive` the object is made now, across all clients of
@@ -268,9 +302,7 @@ class Objects:
         is_changed = file.observe(stat)
         node.validated_s = trio.current_time()
         if (is_changed and not is_first_hearing) or was_suspect:
-            node.has_stale_pages = True
-            if node.open_count:
-                self._invalidate(node.ino)
+            node.has_stale_pages = True  # the next open drops them, for every handle
 
     def _enter(self, key: ObjectKey, stat: ObjectStat) -> FileNode:
         node = self._nodes.find_file(key)

@@ -93,6 +93,35 @@ def test_stat_asks(file: Path, second: Path, objects: rados.Ioctx) -> None:
     assert not (second / file.name).exists()
 
 
+def test_growth_elsewhere_after_stat(file: Path, objects: rados.Ioctx) -> None:
+    """What the kernel keeps of a stat does not hide what another client has appended since,
+    from a raw open and read: neither of a name that was looked up nor of one that was listed."""
+    objects.write_full(file.name, b"")
+    for number in range(60):
+        size = 7 * (number + 1)
+        if number % 3 == 1:
+            os.listdir(file.parent)
+        assert os.stat(file).st_size == 7 * number
+        if number % 3 == 2:
+            os.listdir(file.parent)
+        objects.append(file.name, b"%07d" % number)
+        with opened(file, os.O_RDONLY) as descriptor:
+            assert len(os.read(descriptor, 100_000)) == size
+
+
+def test_growth_elsewhere_of_an_open_file(file: Path, objects: rados.Ioctx) -> None:
+    """The same while another program keeps the file open, and asks for its size."""
+    objects.write_full(file.name, b"")
+    with opened(file, os.O_RDONLY) as other:
+        for number in range(60):
+            if number % 2:
+                os.listdir(file.parent)
+            os.fstat(other)
+            objects.append(file.name, b"%07d" % number)
+            with opened(file, os.O_RDONLY) as descriptor:
+                assert len(os.read(descriptor, 100_000)) == 7 * (number + 1)
+
+
 def test_exclusive_create(file: Path, second: Path, objects: rados.Ioctx) -> None:
     """`O_EXCL` is exclusive across all clients of the cluster: such a file exists, empty, from
     open on."""

@@ -215,3 +215,41 @@ async def test_content_that_came_along_is_right(mount: Bench) -> None:
     mount.store.put_now(key_of(b"2"), b"newer")
     handle = (await mount.fs.open(ino, os.O_RDONLY, OTHER)).handle
     assert await mount.read(handle) == b"newer"
+
+
+async def test_how_long_the_kernel_may_keep_attributes(mount: Bench, mock_clock: MockClock) -> None:
+    """A second from when the store said so: of what was looked up, or of what is open."""
+    mount.store.put_now(key_of(b"f"), b"abc")
+    found = await mount.fs.lookup(ROOT_INO, b"f", CALLER)
+    assert found.valid_s == 1.0
+    assert (await mount.fs.get_attributes(found.ino, OTHER)).valid_s == 0.0
+    opened = await mount.fs.open(found.ino, os.O_RDONLY, OTHER)
+    mock_clock.jump(0.4)
+    assert (await mount.fs.get_attributes(found.ino)).valid_s == pytest.approx(0.6)
+    mock_clock.jump(0.7)
+    assert (await mount.fs.get_attributes(found.ino)).valid_s == 1.0
+    await mount.fs.release(opened.handle)
+    assert (await mount.fs.get_attributes(ROOT_INO)).valid_s > 0
+
+
+async def test_a_listed_name_forbids_keeping_attributes(
+    mount: Bench, mock_clock: MockClock
+) -> None:
+    """An open of a name that the kernel keeps comes without a look-up."""
+    mount.store.put_now(key_of(b"f"), b"abc")
+    found = await mount.fs.lookup(ROOT_INO, b"f", CALLER)
+    await mount.fs.open(found.ino, os.O_RDONLY, CALLER)
+    (listed,) = await mount.list()
+    assert listed.attributes.valid_s == 0.0
+    assert (await mount.fs.get_attributes(found.ino)).valid_s == 0.0
+    assert (await mount.fs.lookup(ROOT_INO, b"f", CALLER)).valid_s == 0.0
+    mock_clock.jump(1.5)
+    assert (await mount.fs.get_attributes(found.ino)).valid_s > 0.0
+
+
+async def test_unstored_bytes_forbid_keeping_attributes(mount: Bench) -> None:
+    """The flush of an append may put them elsewhere."""
+    opened, attributes = await mount.fs.create(ROOT_INO, b"f", os.O_WRONLY | os.O_APPEND)
+    assert attributes.valid_s == 1.0
+    await mount.fs.write(opened.handle, 0, b"abc")
+    assert (await mount.fs.get_attributes(attributes.ino)).valid_s == 0.0
