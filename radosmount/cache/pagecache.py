@@ -76,11 +76,13 @@ class PageCache:
         self._config = config
         self._sequencer = sequencer
         self._on_flushed = on_flushed
-        # Half is for what is written and not stored, a quarter for the copies that operations
-        # in flight carry, a quarter for librados's own copies of those.
+        # Half is for what is written and not stored, an eighth for what is read ahead; the rest,
+        # in equal parts, for the copies that operations in flight carry and librados's of those.
         self._budget = Budget(config.size_bytes // 2)
         self._stream_bytes = min(STREAM_BYTES, config.size_bytes // 8)
-        self._flusher = Flusher(store, config, Budget(config.size_bytes // 4), self._note_progress)
+        self._flusher = Flusher(
+            store, config, Budget(config.size_bytes * 3 // 16), self._note_progress
+        )
         self._dirty: dict[CachedFile, _Schedule] = {}
         self._has_dirty = trio.Event()
         self._progress_s = 0.0

@@ -17,6 +17,7 @@ import trio
 from radosmount.cache.extents import Buffer
 from radosmount.cache.file import CachedFile
 from radosmount.cache.pagecache import PageCache
+from radosmount.cache.readahead import ReadAhead
 from radosmount.cache.sequencer import Sequencer
 from radosmount.config import CacheConfig, FlushMode, ViewConfig
 from radosmount.errors import (
@@ -84,6 +85,7 @@ class Filesystem:
         self._space = SpaceMeter(store)
         self._sequencer = Sequencer(nursery, view.timeout_s)
         self._cache = PageCache(store, cache, self._sequencer, self._after_flush)
+        self._ahead = ReadAhead(store, self._cache, nursery, cache.size_bytes // 8)
         self._objects = Objects(store, self._nodes, self._cache, self._sequencer, invalidate)
         self._removal = Removal(store, self._nodes, self._cache)
         self._renaming = Renaming(store, self._nodes, self._cache, self._sequencer, self._removal)
@@ -201,7 +203,7 @@ class Filesystem:
         head = opened.take_head(offset, length)
         if head is not None:
             return head
-        content = await self._cache.read(node.file, offset, length)
+        content = await self._ahead.read(opened.ahead, node.file, offset, length)
         if node.file.is_suspect and node.file.is_clean:
             await self._objects.refresh(node)
         return content
@@ -238,6 +240,7 @@ class Filesystem:
         that just closed the file, meet bytes that are about to be given up.
         """
         opened = self._files.pop(handle)
+        self._ahead.close(opened.ahead)
         node = opened.node
         node.file.writer_count -= opened.is_writable
         is_due = opened.is_writable and self._flush_mode is not FlushMode.LAZY

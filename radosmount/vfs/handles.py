@@ -4,6 +4,7 @@ import itertools
 from typing import Generic, TypeVar
 
 from radosmount.cache.file import CachedFile
+from radosmount.cache.readahead import HandleAhead
 from radosmount.errors import RadosmountError
 from radosmount.store.interface import ReadResult
 from radosmount.vfs.nodes import FileNode
@@ -19,6 +20,7 @@ class FileHandle:
         self.is_writable = is_writable
         self.is_append = is_append
         self.head: ReadResult | None = None  # came with the look-up, for the first read
+        self.ahead = HandleAhead()
         self._heard_error_count = node.file.reported_error_count
 
     @property
