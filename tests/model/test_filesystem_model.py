@@ -35,6 +35,8 @@ operations = st.lists(
         st.tuples(st.just("create exclusively"), names),
         st.tuples(st.just("write"), slots, st.integers(0, 20), data),
         st.tuples(st.just("write"), slots, st.integers(0, 20), data),
+        st.tuples(st.just("read on"), slots, st.integers(1, 4), st.integers(1, 6)),
+        st.tuples(st.just("read on"), slots, st.integers(1, 4), st.integers(1, 6)),
         st.tuples(st.just("ftruncate"), slots, st.integers(0, 25)),
         st.tuples(st.just("truncate"), names, st.integers(0, 25)),
         st.tuples(st.just("sync"), slots, st.booleans()),
@@ -59,11 +61,15 @@ class FileModel:
 
 @dataclass
 class HandleModel:
+    """`reader`: a second handle that reads on from `read_offset`, a little at a time."""
+
     number: int
+    reader: int
     ino: int
     file: FileModel
     is_append: bool
     has_unheard_error: bool = False
+    read_offset: int = 0
 
 
 class World:
@@ -116,6 +122,9 @@ class World:
                 resize(content, max(offset + len(written), len(content)))
                 content[offset : offset + len(written)] = written
                 handle.file.is_dirty = True
+            case ("read on", _, int(length), int(count)):
+                for _ in range(count):
+                    await self.read_on(handle, length)
             case ("ftruncate", _, int(size)):
                 change = AttributeChange(size=size)
                 await fs.set_attributes(handle.ino, change, has_handle=True)
@@ -140,18 +149,26 @@ class World:
         if truncates:
             self.files[name].content.clear()
             self.files[name].is_dirty = True
-        self.add_handle(opened.handle, ino, self.files[name], is_append)
+        await self.add_handle(opened.handle, ino, self.files[name], is_append)
 
     async def create(self, name: bytes, flags: int, is_append: bool) -> None:
         number, ino = await self.mount.create(name, flags)
         self.references[ino] += 1
         self.files[name] = FileModel(is_dirty=not flags & os.O_EXCL)
-        self.add_handle(number, ino, self.files[name], is_append)
+        await self.add_handle(number, ino, self.files[name], is_append)
 
-    def add_handle(self, number: int, ino: int, file: FileModel, is_append: bool) -> None:
-        handle = HandleModel(number, ino, file, is_append)
+    async def add_handle(self, number: int, ino: int, file: FileModel, is_append: bool) -> None:
+        reader = (await self.mount.fs.open(ino, os.O_RDONLY)).handle
+        handle = HandleModel(number, reader, ino, file, is_append)
         file.handles.append(handle)
         self.handles.append(handle)
+
+    async def read_on(self, handle: HandleModel, length: int) -> None:
+        """Sequentially, from the beginning again behind the end."""
+        offset = handle.read_offset
+        part = await self.mount.read(handle.reader, offset, length)
+        assert part == bytes(handle.file.content[offset : offset + length])
+        handle.read_offset = offset + length if part else 0
 
     async def sync(self, handle: HandleModel, fails: bool) -> None:
         """With `fails` the store refuses what this sync sends, if it sends anything."""
@@ -178,6 +195,7 @@ class World:
             heard = True
         assert heard == handle.has_unheard_error
         await self.mount.fs.release(handle.number)
+        await self.mount.fs.release(handle.reader)
         self.handles.remove(handle)
         handle.file.handles.remove(handle)
         handle.file.is_dirty = False
@@ -220,6 +238,8 @@ class World:
             assert self.mount.store.xattrs_now(self.mount.key(name)) == xattrs
         assert self.mount.fs.unwritten() == []
         assert self.mount.fs.dirty_bytes() == 0
+        await trio.testing.wait_all_tasks_blocked()
+        assert self.mount.fs._ahead.held_bytes == 0
         self.forget()
         assert len(self.mount.fs._nodes) == 1
         assert self.mount.fs._nodes[ROOT_INO] is not None
@@ -285,17 +305,32 @@ async def play_race(rng: random.Random, ending: str, atomic_max: int, is_stored:
         mount.store.delay = delay
         handle = await mount.open(b"a") if is_stored else (await mount.create(b"a"))[0]
         target = await mount.open(b"b")
+        reader = (await mount.fs.open((await mount.stat(b"a")).ino, os.O_RDONLY)).handle
         ino = (await mount.stat(b"a")).ino
         model = bytearray(b"0123456789" if is_stored else b"")
+        versions = [bytes(model)]  # the last one may be under way
 
         async def write() -> None:
             for _ in range(8):
                 offset = rng.randrange(20)
+                versions.append(bytes(model[:offset]).ljust(offset, b"\0") + b"xyz")
+                versions[-1] += bytes(model[offset + 3 :])
                 await mount.fs.write(handle, offset, b"xyz")
                 resize(model, max(offset + 3, len(model)))
                 model[offset : offset + 3] = b"xyz"
                 assert await mount.read(handle) == bytes(model)
                 await trio.sleep(rng.random() / 10)
+
+        async def read_on() -> None:
+            offset = 0
+            for _ in range(30):
+                known = max(len(versions) - 2, 0)
+                part = await mount.read(reader, offset, 2)
+                for at, byte in enumerate(part, offset):
+                    assert byte in [
+                        version[at] for version in versions[known:] if at < len(version)
+                    ]
+                offset = offset + len(part) if part else 0
 
         async def sync() -> None:
             for _ in range(3):
@@ -317,13 +352,13 @@ async def play_race(rng: random.Random, ending: str, atomic_max: int, is_stored:
                 await mount.rename(b"a", b"c" if ending == "rename" else b"b")
 
         async with trio.open_nursery() as race:
-            for task in (write, sync, sync, decorate, end):
+            for task in (write, read_on, sync, sync, decorate, end):
                 race.start_soon(task)
         assert await mount.read(handle) == bytes(model)
         if ending == "rename over":
             assert await mount.read(target) == b"target"
-        await mount.close(handle)
-        await mount.close(target)
+        for opened in (reader, handle, target):
+            await mount.close(opened)
         name = {"unlink": None, "rename": b"c", "rename over": b"b", "nothing": b"a"}[ending]
         expected = {b"b": b"target", **({name: bytes(model)} if name else {})}
         stored = {name: mount.stored(name) for name in NAMES}
