@@ -379,6 +379,19 @@ class CachedFile:
         self.size = stat.size
         return is_changed
 
+    def take_version(self, version: int, mtime_s: int, is_as_bare: bool) -> None:
+        """We have changed the object at `base` beside its content: it is at `version` now.
+
+        `is_as_bare`: and have given it neither xattrs nor omap.
+        """
+        if self.is_known_bare and is_as_bare:
+            self.bare_version = version
+        content = self.known_content
+        if content is not None:
+            self.stored = replace(content, version=version)
+        self.base = replace(self.base, version=version, mtime_s=mtime_s)
+        self.epoch += 1
+
     def take_base(self, source: ObjectStat, version: int) -> None:
         """The object was moved, and is at `version` now; `source` is what it was before.
 

@@ -23,7 +23,8 @@ from radosmount.cache.budget import Budget
 from radosmount.cache.extents import Buffer
 from radosmount.cache.file import CachedFile
 from radosmount.cache.flush import Flusher, FlushFailed
-from radosmount.cache.sequencer import Sequencer, Ticket, settle
+from radosmount.cache.sequencer import Sequencer
+from radosmount.cache.ticket import Ticket
 from radosmount.config import MIB, CacheConfig, FlushMode
 from radosmount.errors import (
     DeadlineExceeded,
@@ -218,7 +219,7 @@ class PageCache:
         while (schedule := self._dirty.get(file)) is not None:
             ticket = self._start_flush(file)
             progress_s = functools.partial(getattr, schedule, "progress_s")
-            if await settle(ticket, self._config.timeout_s, progress_s, repr(file.key.name)):
+            if await self._sequencer.settle(ticket, progress_s, file.key):
                 break  # else it was renamed meanwhile: once more, under its new name
 
     async def flush_in_turn(self, file: CachedFile) -> None:

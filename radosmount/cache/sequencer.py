@@ -7,83 +7,18 @@ belong to nobody who could be cancelled half way; who asked for one waits on its
 
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from typing import Any, Final, TypeVar
 
 import outcome
 import trio
 
-from radosmount.errors import DeadlineExceeded
+from radosmount.cache.ticket import Deadlines, Progress, Ticket
 from radosmount.store.interface import ObjectKey
 
 T = TypeVar("T")
 
-
-class Ticket(Generic[T]):
-    """One operation that was handed in: done or not, and how it ended."""
-
-    __slots__ = ("_event", "_operation", "_outcome")
-
-    def __init__(self, operation: Callable[[], Awaitable[T]]) -> None:
-        self._operation = operation
-        self._event = trio.Event()
-        self._outcome: outcome.Outcome[T] | None = None
-
-    @property
-    def is_done(self) -> bool:
-        return self._outcome is not None
-
-    async def run(self) -> None:
-        try:
-            self._outcome = await outcome.acapture(self._operation)
-        finally:
-            self._event.set()
-        if isinstance(self._outcome, outcome.Error) and not isinstance(
-            self._outcome.error, Exception
-        ):
-            raise self._outcome.error  # Cancelled belongs to the nursery
-
-    async def wait(self) -> None:
-        await self._event.wait()
-
-    async def result(self) -> T:
-        """Wait; return what the operation returned or raise what it raised, to any number."""
-        await self._event.wait()
-        if isinstance(self._outcome, outcome.Error):
-            raise self._outcome.error
-        assert isinstance(self._outcome, outcome.Value)
-        result: T = self._outcome.value  # unwrap() would serve one waiter only
-        return result
-
-
-async def settle(
-    ticket: Ticket[T], timeout_s: float, progress_s: Callable[[], float], what: str
-) -> T:
-    """Wait for a ticket's result, as long as something is acknowledged now and then.
-
-    `progress_s` tells when that was last (trio's clock); the wait itself starts as progress.
-    Raises: DeadlineExceeded; the operation goes on all the same.
-    """
-    started_s = trio.current_time()
-    while not ticket.is_done:
-        deadline_s = max(started_s, progress_s()) + timeout_s
-        if trio.current_time() >= deadline_s:
-            raise DeadlineExceeded(f"{what}: nothing was acknowledged for {timeout_s:g} s")
-        with trio.move_on_at(deadline_s):
-            await ticket.wait()
-    return await ticket.result()
-
-
-class Progress:
-    """When an operation was last acknowledged anything (trio's clock)."""
-
-    def __init__(self) -> None:
-        self._last_s = trio.current_time()
-
-    def note(self) -> None:
-        self._last_s = trio.current_time()
-
-    def last_s(self) -> float:
-        return self._last_s
+# Tasks that are kept for the next operation: starting one costs more than waking one.
+SPARE_TASK_COUNT_MAX: Final = 32
 
 
 class Sequencer:
@@ -91,8 +26,9 @@ class Sequencer:
 
     def __init__(self, nursery: trio.Nursery, timeout_s: float) -> None:
         self._nursery = nursery
-        self._timeout_s = timeout_s
-        self._queues: dict[ObjectKey, deque[Ticket[object]]] = {}
+        self._deadlines = Deadlines(nursery, timeout_s)
+        self._queues: dict[ObjectKey, deque[Ticket[Any]]] = {}
+        self._spare: list[trio.lowlevel.Task] = []
 
     async def run(self, key: ObjectKey, operation: Callable[[Progress], Awaitable[T]]) -> T:
         """Submit `operation` and wait for its result, as long as it notes progress.
@@ -101,23 +37,40 @@ class Sequencer:
         """
         progress = Progress()
         ticket = self.submit(key, lambda: operation(progress))
-        return await settle(ticket, self._timeout_s, progress.last_s, repr(key.name))
+        return await self.settle(ticket, progress.last_s, key)
+
+    async def settle(self, ticket: Ticket[T], progress_s: Callable[[], float], key: ObjectKey) -> T:
+        """Wait for a ticket's result; see `Deadlines.settle`."""
+        return await self._deadlines.settle(ticket, progress_s, key)
 
     def submit(self, key: ObjectKey, operation: Callable[[], Awaitable[T]]) -> Ticket[T]:
         """Run `operation` when everything handed in before for `key` has ended."""
         ticket = Ticket(operation)
         queue = self._queues.get(key)
         if queue is not None:
-            queue.append(ticket)  # type: ignore[arg-type]
+            queue.append(ticket)
         else:
-            self._queues[key] = deque([ticket])  # type: ignore[list-item]
-            self._nursery.start_soon(self._work, key)
+            self._queues[key] = deque((ticket,))
+            self._start(key)
         return ticket
 
     def is_idle(self, key: ObjectKey) -> bool:
         return key not in self._queues
 
+    def _start(self, key: ObjectKey) -> None:
+        if self._spare:
+            trio.lowlevel.reschedule(self._spare.pop(), outcome.Value(key))
+        else:
+            self._nursery.start_soon(self._work, key)
+
     async def _work(self, key: ObjectKey) -> None:
+        while True:
+            await self._empty(key)
+            if len(self._spare) >= SPARE_TASK_COUNT_MAX:
+                return
+            key = await self._next()
+
+    async def _empty(self, key: ObjectKey) -> None:
         queue = self._queues[key]
         try:
             while queue:
@@ -125,3 +78,15 @@ class Sequencer:
                 queue.popleft()
         finally:
             del self._queues[key]
+
+    async def _next(self) -> ObjectKey:
+        """The key of a queue that has begun."""
+        task = trio.lowlevel.current_task()
+        self._spare.append(task)
+
+        def leave(_: object) -> trio.lowlevel.Abort:
+            self._spare.remove(task)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        key: ObjectKey = await trio.lowlevel.wait_task_rescheduled(leave)
+        return key

@@ -7,14 +7,14 @@ flush finds out whether anyone else was there.
 
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Final
 
 import trio
 
 from radosmount.cache.file import Attempt, CachedFile
 from radosmount.cache.pagecache import PageCache
-from radosmount.cache.sequencer import Progress, Sequencer
+from radosmount.cache.sequencer import Sequencer
+from radosmount.cache.ticket import Progress
 from radosmount.errors import (
     EntryExists,
     NoSuchEntry,
@@ -32,6 +32,7 @@ from radosmount.store.interface import (
     ObjectKey,
     ObjectStat,
     ReadResult,
+    SetXattr,
     Step,
     Store,
 )
@@ -273,9 +274,9 @@ class Objects:
                 )
             raise
         if file.base == before:
-            new_mtime_s = before.mtime_s if mtime_s is None else mtime_s
-            file.base = replace(before, version=version, mtime_s=new_mtime_s)
-            file.epoch += 1
+            mtime_now_s = before.mtime_s if mtime_s is None else mtime_s
+            is_as_bare = not any(isinstance(step, SetXattr) for step in steps)
+            file.take_version(version, mtime_now_s, is_as_bare)
 
     def _take_vouch(self, node: FileNode, caller: int, for_open: bool) -> bool:
         """Whether the same thread has just looked it up. Good for one question."""
@@ -337,7 +338,9 @@ class Objects:
         except ObjectExists as refusal:
             raise EntryExists(f"{key.name!r}") from refusal
         self._let_go(key)
-        return self._enter(key, ObjectStat(size=0, mtime_s=mtime_s, version=version))
+        node = self._enter(key, ObjectStat(size=0, mtime_s=mtime_s, version=version))
+        node.file.bare_version = version
+        return node
 
 
 def _check_linked(file: CachedFile) -> None:

@@ -5,7 +5,7 @@ from typing import Final
 from radosmount.cache.file import CachedFile
 from radosmount.cache.orphan import Orphan
 from radosmount.cache.pagecache import PageCache
-from radosmount.cache.sequencer import Progress
+from radosmount.cache.ticket import Progress
 from radosmount.config import MIB
 from radosmount.errors import NoSuchEntry, ObjectNotFound, VersionConflict
 from radosmount.store.interface import AtVersion, Change, Existence, ObjectKey, Remove, Store

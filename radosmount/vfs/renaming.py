@@ -17,7 +17,8 @@ import trio
 
 from radosmount.cache.file import CachedFile
 from radosmount.cache.pagecache import PageCache
-from radosmount.cache.sequencer import Progress, Sequencer
+from radosmount.cache.sequencer import Sequencer
+from radosmount.cache.ticket import Progress
 from radosmount.config import MIB
 from radosmount.errors import (
     EntryExists,

@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from radosmount.cache.sequencer import Sequencer, settle
+from radosmount.cache.sequencer import Sequencer
 from radosmount.errors import DeadlineExceeded
 from tests.support.stores import key_of
 
@@ -91,20 +91,20 @@ async def test_settle_gives_up_without_progress(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     """A wait ends with DeadlineExceeded when nothing was acknowledged for the timeout."""
-    sequencer, steps = Sequencer(nursery, 30), Steps()
+    sequencer, steps = Sequencer(nursery, 10), Steps()
     ticket = sequencer.submit(A, steps.operation("1"))
     with pytest.raises(DeadlineExceeded):
-        await settle(ticket, 10, lambda: 0.0, "a")
+        await sequencer.settle(ticket, lambda: 0.0, A)
     assert trio.current_time() == pytest.approx(10, abs=0.1)
     steps.gates["1"].set()
-    assert await settle(ticket, 10, lambda: 0.0, "a") == "1"
+    assert await sequencer.settle(ticket, lambda: 0.0, A) == "1"
 
 
 async def test_settle_waits_as_long_as_there_is_progress(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     """An acknowledgement now and then keeps the wait alive beyond the timeout."""
-    sequencer = Sequencer(nursery, 30)
+    sequencer = Sequencer(nursery, 10)
     last_s = [0.0]
 
     async def slow() -> str:
@@ -114,7 +114,7 @@ async def test_settle_waits_as_long_as_there_is_progress(
         return "done"
 
     ticket = sequencer.submit(A, slow)
-    assert await settle(ticket, 10, lambda: last_s[0], "a") == "done"
+    assert await sequencer.settle(ticket, lambda: last_s[0], A) == "done"
     assert trio.current_time() >= 40
 
 

@@ -1,0 +1,146 @@
+"""Waiting for an operation that runs in a task of its own, and not for ever.
+
+A wait costs one suspension: no event, no cancel scope. What ends it is the operation, or one
+task that looks after the deadlines of all.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import outcome
+import trio
+
+from radosmount.errors import DeadlineExceeded
+from radosmount.store.interface import ObjectKey
+
+T = TypeVar("T")
+
+
+class Ticket(Generic[T]):
+    """One operation that was handed in: done or not, and how it ended."""
+
+    __slots__ = ("_operation", "_outcome", "_waiting")
+
+    def __init__(self, operation: Callable[[], Awaitable[T]]) -> None:
+        self._operation = operation
+        self._outcome: outcome.Outcome[T] | None = None
+        self._waiting: list[trio.lowlevel.Task] = []
+
+    @property
+    def is_done(self) -> bool:
+        return self._outcome is not None
+
+    async def run(self) -> None:
+        self._outcome = await outcome.acapture(self._operation)
+        while self._waiting:
+            trio.lowlevel.reschedule(self._waiting.pop())
+        if isinstance(self._outcome, outcome.Error) and not isinstance(
+            self._outcome.error, Exception
+        ):
+            raise self._outcome.error  # Cancelled belongs to the nursery
+
+    async def wait(self) -> None:
+        """Until it is done. Raises: what `interrupt` is given."""
+        if self._outcome is not None:
+            return
+        task = trio.lowlevel.current_task()
+        self._waiting.append(task)
+
+        def leave(_: object) -> trio.lowlevel.Abort:
+            self._waiting.remove(task)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(leave)
+
+    def interrupt(self, task: trio.lowlevel.Task, failure: Exception) -> None:
+        """End that task's `wait`; the operation goes on."""
+        self._waiting.remove(task)
+        trio.lowlevel.reschedule(task, outcome.Error(failure))
+
+    async def result(self) -> T:
+        """Wait; return what the operation returned or raise what it raised, to any number."""
+        await self.wait()
+        if isinstance(self._outcome, outcome.Error):
+            raise self._outcome.error
+        assert isinstance(self._outcome, outcome.Value)
+        result: T = self._outcome.value  # unwrap() would serve one waiter only
+        return result
+
+
+@dataclass(eq=False, slots=True)
+class _Wait:
+    task: trio.lowlevel.Task
+    ticket: Ticket[Any]
+    started_s: float
+    progress_s: Callable[[], float]
+    key: ObjectKey
+
+
+class Deadlines:
+    """Waits that end once nothing was acknowledged for `timeout_s`. Times are trio's clock.
+
+    All have the same time-out, and progress only moves a deadline on: so whoever begins to wait
+    is never due before those that wait already, and need not wake the task that ends waits.
+    """
+
+    def __init__(self, nursery: trio.Nursery, timeout_s: float) -> None:
+        self._nursery = nursery
+        self._timeout_s = timeout_s
+        self._waits: set[_Wait] = set()
+        self._is_looked_after = False
+
+    async def settle(self, ticket: Ticket[T], progress_s: Callable[[], float], key: ObjectKey) -> T:
+        """Wait for a ticket's result, as long as something is acknowledged now and then.
+
+        `progress_s` tells when that was last; the wait itself starts as progress.
+        Raises: DeadlineExceeded; the operation goes on all the same.
+        """
+        if not ticket.is_done:
+            task = trio.lowlevel.current_task()
+            wait = _Wait(task, ticket, trio.current_time(), progress_s, key)
+            self._waits.add(wait)
+            self._look_after()
+            try:
+                await ticket.wait()
+            finally:
+                self._waits.discard(wait)
+        return await ticket.result()
+
+    def _look_after(self) -> None:
+        if not self._is_looked_after:
+            self._is_looked_after = True
+            self._nursery.start_soon(self._end_overdue)
+
+    async def _end_overdue(self) -> None:
+        """Ends when nobody waits; it may sleep on for one time-out before it notices."""
+        try:
+            while self._waits:
+                await trio.sleep_until(min(map(self._deadline_s, self._waits)))
+                now_s = trio.current_time()
+                for wait in [w for w in self._waits if self._deadline_s(w) <= now_s]:
+                    self._interrupt(wait)
+        finally:
+            self._is_looked_after = False
+
+    def _deadline_s(self, wait: _Wait) -> float:
+        return max(wait.started_s, wait.progress_s()) + self._timeout_s
+
+    def _interrupt(self, wait: _Wait) -> None:
+        self._waits.discard(wait)
+        if not wait.ticket.is_done:  # else the task is on its way
+            text = f"{wait.key.name!r}: nothing was acknowledged for {self._timeout_s:g} s"
+            wait.ticket.interrupt(wait.task, DeadlineExceeded(text))
+
+
+class Progress:
+    """When an operation was last acknowledged anything (trio's clock)."""
+
+    def __init__(self) -> None:
+        self._last_s = trio.current_time()
+
+    def note(self) -> None:
+        self._last_s = trio.current_time()
+
+    def last_s(self) -> float:
+        return self._last_s
