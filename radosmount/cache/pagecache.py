@@ -360,7 +360,7 @@ class PageCache:
         schedule = self._dirty[file]
         schedule.retry_delay_s = 0.0
         schedule.failed_for_good = False
-        schedule.dirty_since_s = trio.current_time()
+        schedule.dirty_since_s = file.heard_s = trio.current_time()
 
     def _note_failure(self, file: CachedFile, cause: StoreError) -> None:
         log.warning("%r is not stored, its bytes are kept: %s", file.key.name, cause)

@@ -133,6 +133,10 @@ class Grammar:
 
     def object_of(self, path: Path, *, beside_directory: bool = False) -> ObjectName:
         """The object that has this path: the exact inverse of `path_of`, or InvalidPath."""
+        plain = b"/".join(path)
+        is_plain = self._unescaped.fullmatch(plain) and plain.count(b"/") == len(path) - 1
+        if is_plain and not beside_directory:
+            return ObjectName(plain, b"")
         texts = _uncut(path)
         if beside_directory:
             texts[-1] = texts[-1].removesuffix(BESIDE_DIRECTORY)

@@ -93,7 +93,6 @@ class FileNode(Node):
         super().__init__()
         self.file = file
         self.open_count = 0
-        self.validated_s = float("-inf")  # when the store last said what it has (trio's clock)
         self.listed_s = float("-inf")  # when the kernel was last told of it by a listing
         self.has_stale_pages = False  # the kernel may hold pages of another version
         self.vouch: Vouch | None = None

@@ -147,7 +147,7 @@ class Objects:
             return 0.0
         if not file.is_clean or file.orphan is not None:
             return OPEN_FRESHNESS_S
-        return max(node.validated_s + OPEN_FRESHNESS_S - now_s, 0.0)
+        return max(file.heard_s + OPEN_FRESHNESS_S - now_s, 0.0)
 
     async def get_attributes(self, node: FileNode, caller: int) -> None:
         """Let the inode show what the store has, for a stat(2) by the thread `caller`.
@@ -182,7 +182,7 @@ class Objects:
         if not file.is_clean or file.orphan is not None:
             return
         _check_linked(file)
-        is_fresh = trio.current_time() - node.validated_s < freshness_s
+        is_fresh = trio.current_time() - file.heard_s < freshness_s
         if is_fresh and not file.is_suspect:
             return
         epoch = file.epoch
@@ -301,7 +301,7 @@ class Objects:
         was_suspect = file.is_suspect
         is_first_hearing = file.base.version == 0
         is_changed = file.observe(stat)
-        node.validated_s = trio.current_time()
+        file.heard_s = trio.current_time()
         if (is_changed and not is_first_hearing) or was_suspect:
             node.has_stale_pages = True  # the next open drops them, for every handle
 
@@ -309,7 +309,7 @@ class Objects:
         node = self._nodes.find_file(key)
         if node is None:
             node = FileNode(CachedFile(key, stat))
-            node.validated_s = trio.current_time()
+            node.file.heard_s = trio.current_time()
             self._nodes.add(node)
         else:
             self._observe(node, stat)

@@ -66,7 +66,8 @@ class _Source:
 def _known_source(file: CachedFile) -> _Source | None:
     """Without asking: where it is our own work, and all of it is at hand."""
     content = file.known_content
-    if content is None or not file.is_known_bare:
+    is_fresh = trio.current_time() - file.heard_s < KNOWN_FRESHNESS_S
+    if content is None or not file.is_known_bare or not is_fresh:
         return None
     return _Source(file.base, (), content.data)
 
@@ -111,19 +112,16 @@ class Renaming:
     ) -> None:
         node = self._nodes.find_file(old)
         target = self._nodes.find_file(new)
-        heard_s = node.validated_s if node is not None else float("-inf")
         if not may_replace and target is not None and target.file.is_new:
             raise EntryExists(f"{new.name!r}")
         if node is not None and not node.file.is_clean:
             await self._cache.flush_in_turn(node.file)
-            heard_s = trio.current_time()
         progress.note()
         orphan = None
         if target is not None:
             orphan, _ = await self._removal.copy_if_open(target, progress)
         file = node.file if node is not None else None
-        is_fresh = trio.current_time() - heard_s < KNOWN_FRESHNESS_S
-        known = _known_source(file) if file is not None and is_fresh else None
+        known = _known_source(file) if file is not None else None
         source, version = await self._move(old, new, file, known, may_replace, progress)
         if target is not None:
             self._removal.finish(target, orphan)
