@@ -10,8 +10,8 @@ import errno
 import functools
 import logging
 import types
-from collections.abc import Callable, Coroutine, Generator
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import Any, Concatenate, Final, Generic, NoReturn, ParamSpec, TypeVar, cast
 
 import pyfuse3
 
@@ -50,25 +50,54 @@ Handler = Callable[Concatenate[S, P], Coroutine[Any, Any, T]]
 
 
 def answers(handler: Handler[S, P, T]) -> Handler[S, P, T]:
-    """For every handler. One that never waits costs a generator, no scope and no task switch."""
+    """For every handler. One that never waits runs as the call that it looks like: pyfuse3 awaits
+    what it returns at once."""
 
     @functools.wraps(handler)
-    @types.coroutine
-    def wrapper(self: S, /, *args: P.args, **kwargs: P.kwargs) -> Generator[Any, Any, T]:
+    def wrapper(self: S, /, *args: P.args, **kwargs: P.kwargs) -> Awaitable[T]:
         coroutine = handler(self, *args, **kwargs)
         try:
-            try:
-                trap = coroutine.send(None)
-            except StopIteration as finished:
-                return finished.value  # type: ignore[no-any-return]
-            self.hand_over()
-            return (yield from _resumed(coroutine, trap))
+            trap = coroutine.send(None)
+        except StopIteration as finished:
+            return cast(Awaitable[T], _Answer(finished.value))
         except pyfuse3.FUSEError:
             raise
         except Exception as failure:  # not BaseException: trio.Cancelled must pass
             raise _reply(failure, handler.__name__, args) from failure
+        self.hand_over()
+        return _finished(coroutine, trap, handler.__name__, args)
 
     return cast(Handler[S, P, T], wrapper)
+
+
+class _Answer(Generic[T]):
+    """An awaitable that does not wait."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: T) -> None:
+        self._value = value
+
+    def __await__(self) -> "_Answer[T]":
+        return self
+
+    def __iter__(self) -> "_Answer[T]":
+        return self
+
+    def __next__(self) -> NoReturn:
+        raise StopIteration(self._value)
+
+
+@types.coroutine
+def _finished(
+    coroutine: Coroutine[Any, Any, T], trap: object, name: str, args: tuple[object, ...]
+) -> Generator[Any, Any, T]:
+    try:
+        return (yield from _resumed(coroutine, trap))
+    except pyfuse3.FUSEError:
+        raise
+    except Exception as failure:
+        raise _reply(failure, name, args) from failure
 
 
 def _reply(failure: Exception, name: str, args: tuple[object, ...]) -> pyfuse3.FUSEError:

@@ -139,7 +139,7 @@ class Filesystem:
     async def get_attributes(self, ino: int, caller: int = 0) -> Attributes:
         """Raises: StaleFile where the object is gone and nobody here has it open."""
         node = self._nodes[ino]
-        if isinstance(node, FileNode):
+        if isinstance(node, FileNode) and not self._objects.is_fresh(node):
             await self._objects.get_attributes(node, caller)
         return self._attributes(node, self._freshness_s(node, has_looked_up=False))
 

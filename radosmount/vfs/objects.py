@@ -149,6 +149,14 @@ class Objects:
             return OPEN_FRESHNESS_S
         return max(file.heard_s + OPEN_FRESHNESS_S - now_s, 0.0)
 
+    def is_fresh(self, node: FileNode) -> bool:
+        """Whether fstat(2) may answer from what the inode shows: most often it may."""
+        file = node.file
+        if not node.open_count or file.is_suspect:
+            return False
+        is_known = not file.is_clean or file.orphan is not None
+        return is_known or trio.current_time() - file.heard_s < OPEN_FRESHNESS_S
+
     async def get_attributes(self, node: FileNode, caller: int) -> None:
         """Let the inode show what the store has, for a stat(2) by the thread `caller`.
 
