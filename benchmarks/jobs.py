@@ -194,7 +194,7 @@ class StatOpenFile(Ready):
     """statx(2) with AT_STATX_FORCE_SYNC: the file system answers, whatever the kernel keeps."""
 
     def __init__(self, args: Args) -> None:
-        self.count: int = args["count"]
+        self.count: int = args["count"] // args["workers"]
         self.fd = os.open(os.path.join(args["directory"], args["name"]), os.O_RDONLY)
         os.fstat(self.fd)
 

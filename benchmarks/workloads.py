@@ -34,6 +34,9 @@ class Scale:
     tree_count: int  # at most so many files of the source tree
 
 
+# So many that a request always waits: else a client that polls for the next one is measured.
+STAT_WORKERS: Final = 4
+
 FULL: Final = Scale(100 * MIB, 4000, 2000, 1000, 500, 300, 200, 20_000, 20_000, 10_000)
 QUICK: Final = Scale(32 * MIB, 1000, 500, 200, 100, 60, 40, 2000, 4000, 150)
 
@@ -239,11 +242,16 @@ def change_rows(scale: Scale, seed: str) -> list[Row]:
         ),
         Row(
             key="getattr",
-            title=f"stat of an open file, answered by the mount, {scale.fstat_count} times",
+            title=f"{scale.fstat_count} stats of an open file, {STAT_WORKERS} at once",
             amount=scale.fstat_count,
             files=FileSet("set-big", lambda: {BIG: content(seed, scale.big_bytes)}),
-            job={"job": "fstat", "name": BIG, "count": scale.fstat_count},
-            verify=expecting(scale.big_bytes),
+            job={
+                "job": "fstat",
+                "name": BIG,
+                "count": scale.fstat_count,
+                "workers": STAT_WORKERS,
+            },
+            verify=expecting(scale.big_bytes * STAT_WORKERS),
         ),
     ]
 

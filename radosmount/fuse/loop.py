@@ -36,7 +36,7 @@ WORKER_FUNCTION: Final = "_session_loop"
 REQUESTS_A_TURN: Final = 32
 # A lone caller on another core comes back with its next request before an idle core has been
 # woken: polling that long halves its round trip, at no more CPU than the wake-up costs. Not
-# while it waits for an answer that the store has yet to give.
+# while a handler waits for the store, whose answer could not come in.
 SPIN_S: Final = 30e-6
 _ENDED: Final = select.POLLERR | select.POLLHUP | select.POLLNVAL
 
@@ -59,6 +59,7 @@ class RequestLoop:
         self._reader: trio.lowlevel.Task | None = None
         self._parked: list[trio.lowlevel.Task] = []
         self._has_read: set[trio.lowlevel.Task] = set()
+        self._waiting: set[trio.lowlevel.Task] = set()  # whose handlers wait
         self._turn_request_count = 0
         self._is_closed = False
         self.request_count = 0
@@ -69,6 +70,7 @@ class RequestLoop:
             self._after_init()
             self._after_init = None
         task = trio.lowlevel.current_task()
+        self._waiting.discard(task)
         has_just_answered = self._reader is task
         if not has_just_answered:
             if self._reader is not None and not self._is_closed:
@@ -83,8 +85,9 @@ class RequestLoop:
 
     def hand_over(self) -> None:
         """The reader's handler is about to wait: let another worker read meanwhile."""
-        if self._reader is not trio.lowlevel.current_task():
+        if self._reader is None or self._reader is not trio.lowlevel.current_task():
             return
+        self._waiting.add(self._reader)
         self._reader = None
         if self._parked:
             # The role is taken in its name, lest a third one takes it before it runs.
@@ -118,7 +121,8 @@ class RequestLoop:
         if self._turn_request_count >= REQUESTS_A_TURN:
             self._turn_request_count = 0
             await trio.lowlevel.cancel_shielded_checkpoint()
-        events = self._poll.poll(0) or (self._spin() if has_just_answered else [])
+        may_spin = has_just_answered and not self._waiting  # else answers of the store are due
+        events = self._poll.poll(0) or (self._spin() if may_spin else [])
         while not events:
             self._turn_request_count = 0
             try:

@@ -112,6 +112,41 @@ async def test_all_workers_waiting_leave_the_role_free(
     assert second.handled == [b"s", b"a", b"b"]
 
 
+class CountingLoop(RequestLoop):
+    """Counts how often it polls for the next request."""
+
+    spin_count = 0
+
+    def _spin(self) -> list[tuple[int, int]]:
+        self.spin_count += 1
+        return []
+
+
+async def test_nobody_polls_while_a_handler_waits(
+    pipe: tuple[int, int], nursery: trio.Nursery
+) -> None:
+    """What answers it could not come in meanwhile."""
+    loop = CountingLoop(pipe[0])
+    workers = [Worker(loop, pipe[0]) for _ in range(2)]
+    for worker in workers:
+        nursery.start_soon(worker.run)
+        await wait_all_tasks_blocked()
+    os.write(pipe[1], b"f")
+    await wait_all_tasks_blocked()
+    assert loop.spin_count == 1
+    os.write(pipe[1], b"sf")
+    await wait_all_tasks_blocked()
+    assert loop.spin_count == 1
+    for worker in workers:
+        worker.released.set()
+    await wait_all_tasks_blocked()
+    os.write(pipe[1], b"f")
+    await wait_all_tasks_blocked()
+    assert loop.spin_count == 2
+    loop.close()
+    nursery.cancel_scope.cancel()
+
+
 async def test_workers_that_have_read_come_first(
     pipe: tuple[int, int], nursery: trio.Nursery
 ) -> None:
