@@ -175,7 +175,7 @@ OPTIONS: Final = (
            SECONDS),
     Option("timeout", "SECONDS", "a call fails when nothing is acknowledged for", TIMEOUT_FIELDS,
            SECONDS),
-    Option("cache_size", "SIZE", "memory for bytes that are not in RADOS yet",
+    Option("cache_size", "SIZE", "memory for bytes on their way to and from RADOS",
            ("cache.size_bytes",), SIZE),
     Option("atomic_max", "SIZE", "files up to this size are stored in one operation",
            ("cache.atomic_max_bytes",), SIZE,
