@@ -9,7 +9,7 @@ from benchmarks.peers.s3 import Gateway, S3Client
 from benchmarks.processes import PeerError, run_quietly
 
 START_TIMEOUT_S: Final = 60.0
-GATEWAY_TURNS: Final = 2  # of its slow mounts; they take most of the time of a run
+GATEWAY_TURNS: Final = 1
 DAEMON: Final = "client.rgw"
 
 
