@@ -62,6 +62,13 @@ class CacheConfig:
     timeout_s: float = 30.0
 
 
+class NamesMode(enum.Enum):
+    """How a `/` in an object's name shows."""
+
+    FLAT = "flat"  # escaped
+    TREE = "tree"  # as directories
+
+
 @dataclass(frozen=True, slots=True)
 class ViewConfig:
     """What is shown, and as whose. `pool` None shows every pool as a directory."""
@@ -71,6 +78,7 @@ class ViewConfig:
     writable_pools: frozenset[bytes] = frozenset()
     is_read_only: bool = False
     has_strict_modes: bool = False
+    names: NamesMode = NamesMode.FLAT
     uid: int = 0
     gid: int = 0
     file_mode: int = 0o644

@@ -121,7 +121,6 @@ def configure(
 def build(base: Config, settings: Settings) -> Config:
     """Apply the settings, and what follows from several of them. Raises: UsageError."""
     settings = dict(settings)
-    settings.pop("view.names", None)  # there is one way so far
     umask = settings.pop("view.umask", None)
     if isinstance(umask, int):
         modes: Settings = {

@@ -156,6 +156,10 @@ class NotDirectory(FilesystemError):
     errno = errno.ENOTDIR
 
 
+class DirectoryNotEmpty(FilesystemError):
+    errno = errno.ENOTEMPTY
+
+
 class NotPermitted(FilesystemError):
     """This file system never does that, whoever asks (hard links, devices)."""
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, get_args
 
-from radosmount.config import CacheConfig, Config, ConflictMode, Driver, FlushMode
+from radosmount.config import CacheConfig, Config, ConflictMode, Driver, FlushMode, NamesMode
 from radosmount.errors import UsageError
 
 Settings = dict[str, object]  # "section.field" of a Config: its value
@@ -88,21 +88,13 @@ def parse_pools(text: str) -> frozenset[bytes]:
     return frozenset(os.fsencode(name) for name in text.split(":") if name)
 
 
-def parse_names(text: str) -> str:
-    if text == "tree":
-        raise ValueError("is not there yet: use names=flat")
-    if text != "flat":
-        raise ValueError("must be flat")
-    return text
-
-
 def parse_driver(text: str) -> str:
     if text not in get_args(Driver):
         raise ValueError("must be one of " + ", ".join(get_args(Driver)))
     return text
 
 
-def choice(values: Iterable[FlushMode] | Iterable[ConflictMode]) -> Kind:
+def choice(values: Iterable[FlushMode | ConflictMode | NamesMode]) -> Kind:
     by_name = {member.value: member for member in values}
 
     def parse(text: str) -> object:
@@ -191,8 +183,8 @@ OPTIONS: Final = (
     Option("rw", "", "read-write", ("view.is_read_only",), constant=False),
     Option("rw_pools", "POOL:POOL", "pools of rbd, cephfs, rgw and mgr that may be written",
            ("view.writable_pools",), Kind(parse_pools), default=""),
-    Option("names", "HOW", "`flat` shows each `/` of an object's name escaped", ("view.names",),
-           Kind(parse_names), default="flat"),
+    Option("names", "HOW", "`tree`: a `/` in a name makes directories; `flat`: it is escaped",
+           ("view.names",), choice(NamesMode)),
     Option("uid", "NUMBER", "owner of everything", ("view.uid",), OWNER, default="who mounts"),
     Option("gid", "NUMBER", "group of everything", ("view.gid",), OWNER, default="who mounts"),
     Option("umask", "MODE", "bits that fmode (of 666) and dmode (of 777) do not have",

@@ -96,11 +96,11 @@ class Operations(Answering):
     async def mkdir(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
     ) -> EntryAttributes:
-        raise FUSEError(errno.EPERM)  # mkdir(2): does not support directories
+        return entry_attributes(await self._filesystem.make_directory(parent_inode, name))
 
     @answers
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        raise FUSEError(errno.EPERM)
+        await self._filesystem.remove_directory(parent_inode, name)
 
     @answers
     async def symlink(

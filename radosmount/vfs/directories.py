@@ -1,18 +1,60 @@
-"""The directories: the root, pools, and what over-long names go on in."""
+"""The directories: the root, pools, what over-long names go on in, and those of the tree view.
+
+In the tree view a `/` of an object's name separates directories. One is there where any object
+lies below it, or where it has a marker: the empty object `d/`, which mkdir makes. Of a name that
+is both, a file and a directory, the directory takes the name; the file has its second spelling.
+"""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Final
 
 import trio
 
-from radosmount.errors import InvalidCall, NameTooLong, NoSuchEntry, NotDirectory, NotPermitted
+from radosmount.config import NamesMode, ViewConfig
+from radosmount.errors import (
+    DirectoryNotEmpty,
+    EntryExists,
+    InvalidCall,
+    NameTooLong,
+    NoSuchEntry,
+    NotDirectory,
+    NotPermitted,
+    ObjectNotFound,
+)
 from radosmount.store.interface import ObjectKey, Store
-from radosmount.store.names import COMPONENT_BYTES_MAX, FLAT, InvalidPath, is_continuation
-from radosmount.vfs.listing import DirectoryEntry, Listing, object_entries, pool_entries
+from radosmount.store.names import (
+    BESIDE_DIRECTORY,
+    COMPONENT_BYTES_MAX,
+    FLAT,
+    TREE,
+    Grammar,
+    InvalidPath,
+    Path,
+    is_continuation,
+    pool_of,
+)
+from radosmount.vfs.listing import (
+    DirectoryEntry,
+    Listing,
+    no_entries,
+    object_entries,
+    pool_entries,
+    tree_entries,
+)
 from radosmount.vfs.nodes import DirectoryNode, Node, NodeTable, ObjectPlace, RootNode
 from radosmount.vfs.objects import Objects
 from radosmount.vfs.pools import Pools
 from radosmount.vfs.statahead import StatAhead
+from radosmount.vfs.trees import Tree
+
+# A directory without a marker is there because of its objects' names: who looks it up may go
+# by a listing of that age. What this mount makes or removes is known at once.
+IMPLIED_FRESHNESS_S: Final = 30.0
+
+
+# The directory of a pool below which its namespaces are, by name; reserved by the grammar.
+NAMESPACES: Final = b".nspace"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +70,7 @@ class Directories:
     def __init__(
         self,
         store: Store,
+        view: ViewConfig,
         nodes: NodeTable,
         pools: Pools,
         objects: Objects,
@@ -38,6 +81,12 @@ class Directories:
         self._nodes = nodes
         self._pools = pools
         self._objects = objects
+        self._is_tree = view.names is NamesMode.TREE
+        self._trees: dict[ObjectPlace, Tree] = {}
+        if self._is_tree:
+            nodes.watch(self.note)
+
+    # Names
 
     async def child(self, parent: int, name: bytes, caller: int) -> Node:
         """Raises: NoSuchEntry; NameTooLong."""
@@ -49,13 +98,15 @@ class Directories:
             return self._directory_node(ObjectPlace(pool.pool_id, b""), ())
         if not isinstance(directory, DirectoryNode):
             raise NotDirectory(f"{name!r}")
-        if is_continuation(name):  # has no object of its own: it is there when it is asked for
+        if directory.path == (NAMESPACES,):
+            return self._namespace(directory.place.pool_id, name)
+        if _holds_namespaces(directory, name) or is_continuation(
+            name
+        ):  # has no object of its own: it is there when it is asked for
             return self._directory_node(directory.place, (*directory.path, name))
-        try:
-            key = _key(directory, name)
-        except InvalidPath as failure:
-            raise NoSuchEntry(str(failure)) from failure
-        return await self._objects.look_up(key, caller)
+        if self._is_tree:
+            return await self._child_of_tree(directory, name, caller)
+        return await self._objects.look_up(_key(directory, name), caller)
 
     async def key_for_change(self, parent: int, name: bytes) -> ObjectKey:
         """The object that a file of that name is, in a pool that may be written to.
@@ -63,14 +114,58 @@ class Directories:
         Raises: NotPermitted in the root; InvalidCall for a name that no object has; NameTooLong;
         ReadOnly; AccessDenied.
         """
-        directory = self._nodes[parent]
-        if not isinstance(directory, DirectoryNode):
-            raise NotPermitted("the root holds pools only: `ceph osd pool create` makes one")
-        await self._pools.check_writable(directory.place.pool_id, directory.place.namespace)
+        directory = await self._writable(parent)
         try:
-            return _key(directory, name)
-        except InvalidPath as failure:
+            return self._tree_key(directory, name) if self._is_tree else _key(directory, name)
+        except NoSuchEntry as failure:
             raise InvalidCall(str(failure)) from failure
+
+    def is_directory(self, parent: int, name: bytes) -> bool:
+        """Whether a directory of the tree view has that name, as far as is known."""
+        directory = self._nodes[parent]
+        if not self._is_tree or not isinstance(directory, DirectoryNode):
+            return False
+        return self._has_directory(DirectoryNode(directory.place, (*directory.path, name)))
+
+    # Directories of the tree view
+
+    async def key_for_new(self, parent: int, name: bytes) -> ObjectKey:
+        """The marker to be made by mkdir(2). Raises: EntryExists; as `key_for_change`."""
+        node = await self._below(parent, name)
+        key = self._marker(node)
+        if await self._is_there(node):
+            raise EntryExists(f"{name!r}")
+        return key
+
+    async def key_for_removal(self, parent: int, name: bytes) -> ObjectKey:
+        """The marker to be removed by rmdir(2).
+
+        Raises: DirectoryNotEmpty where anything else lies below it, by anyone's writing;
+        NoSuchEntry; as `key_for_change`.
+        """
+        node = await self._below(parent, name)
+        index = await self._tree(node.place).index(0.0)
+        if not index.has_directory(node.path):
+            raise NoSuchEntry(f"{name!r}")
+        if not index.is_bare(node.path):
+            raise DirectoryNotEmpty(f"{name!r}")
+        return self._marker(node)
+
+    def made(self, parent: int, name: bytes) -> DirectoryNode:
+        """The inode of a directory whose marker was just made."""
+        directory = self._nodes[parent]
+        assert isinstance(directory, DirectoryNode)
+        node = self._directory_node(directory.place, (*directory.path, name))
+        assert isinstance(node, DirectoryNode)
+        return node
+
+    def note(self, key: ObjectKey, is_there: bool) -> None:
+        """An object is there, or not any more."""
+        tree = self._trees.get(ObjectPlace(key.pool_id, key.namespace))
+        if tree is not None:
+            tree.note(key, is_there)
+
+    # Listing
 
     def open(self, ino: int) -> OpenDirectory:
         node = self._nodes[ino]
@@ -78,6 +173,10 @@ class Directories:
             return self._opened(ino, pool_entries(self._pools))
         if not isinstance(node, DirectoryNode):
             raise NotDirectory(f"inode {ino}")
+        if node.path == (NAMESPACES,):
+            return self._opened(ino, no_entries())
+        if self._is_tree:
+            return self._opened(ino, tree_entries(self._tree(node.place), node.place, node.path))
         return self._opened(ino, self._object_entries(node))
 
     def listed_node(self, opened: OpenDirectory, entry: DirectoryEntry) -> Node:
@@ -93,6 +192,98 @@ class Directories:
         assert isinstance(parent, DirectoryNode)
         return self._directory_node(parent.place, (*parent.path, entry.name))
 
+    # Inside
+
+    async def _child_of_tree(self, directory: DirectoryNode, name: bytes, caller: int) -> Node:
+        node = DirectoryNode(directory.place, (*directory.path, name))
+        if self._has_directory(node):
+            return self._directory_node(node.place, node.path)
+        try:
+            return await self._look_up(self._tree_key(directory, name), caller)
+        except NoSuchEntry:
+            if not await self._is_there(node):
+                raise
+        return self._directory_node(node.place, node.path)
+
+    async def _look_up(self, key: ObjectKey, caller: int) -> Node:
+        try:
+            return await self._objects.look_up(key, caller)
+        except NoSuchEntry:
+            self.note(key, False)
+            raise
+
+    async def _is_there(self, node: DirectoryNode) -> bool:
+        """Whether it has a marker, or objects below it."""
+        try:
+            marker = self._marker(node)
+        except InvalidCall:
+            return False
+        tree = self._tree(node.place)
+        try:
+            await self._store.stat(marker)
+        except ObjectNotFound:
+            return (await tree.index(IMPLIED_FRESHNESS_S)).has_directory(node.path)
+        tree.note(marker, True)
+        return True
+
+    def _has_directory(self, node: DirectoryNode) -> bool:
+        index = self._tree(node.place).known(IMPLIED_FRESHNESS_S)
+        return index is not None and index.has_directory(node.path)
+
+    def _tree_key(self, directory: DirectoryNode, name: bytes) -> ObjectKey:
+        """Raises: NoSuchEntry for a name that no object has."""
+        plain = name.removesuffix(BESIDE_DIRECTORY)
+        beside = DirectoryNode(directory.place, (*directory.path, plain))
+        is_beside = plain != name and self._has_directory(beside)
+        return _key(directory, name, TREE, is_beside)
+
+    async def _below(self, parent: int, name: bytes) -> DirectoryNode:
+        directory = await self._writable(parent)
+        if not self._is_tree:
+            raise NotPermitted("names=flat has no directories")
+        if len(name) > COMPONENT_BYTES_MAX:
+            raise NameTooLong(f"a component of {len(name)} bytes")
+        return DirectoryNode(directory.place, (*directory.path, name))
+
+    async def _writable(self, parent: int) -> DirectoryNode:
+        directory = self._nodes[parent]
+        if not isinstance(directory, DirectoryNode):
+            raise NotPermitted("the root holds pools only: `ceph osd pool create` makes one")
+        if directory.path == (NAMESPACES,):
+            raise NotPermitted("a namespace is made by its first object")
+        await self._pools.check_writable(directory.place.pool_id, directory.place.namespace)
+        return directory
+
+    def _namespace(self, pool_id: int, component: bytes) -> Node:
+        """Its directory. RADOS does not tell whether it has any objects, nor need it."""
+        try:
+            namespace = pool_of(component)
+        except InvalidPath as failure:
+            raise NoSuchEntry(str(failure)) from failure
+        return self._directory_node(ObjectPlace(pool_id, namespace), ())
+
+    def _marker(self, node: DirectoryNode) -> ObjectKey:
+        """Raises: InvalidCall where no object lies below a directory of that path."""
+        try:
+            name = TREE.prefix_of(node.path)
+        except InvalidPath as failure:
+            raise InvalidCall(str(failure)) from failure
+        return ObjectKey(node.place.pool_id, node.place.namespace, name)
+
+    def _tree(self, place: ObjectPlace) -> Tree:
+        tree = self._trees.get(place)
+        if tree is None:
+            tree = self._trees[place] = Tree(self._store, place, lambda: self._unstored(place))
+        return tree
+
+    def _unstored(self, place: ObjectPlace) -> list[ObjectKey]:
+        """Files that the store does not list yet."""
+        return [
+            node.file.key
+            for node in self._nodes.files()
+            if node.file.is_new and not node.file.is_unlinked and place.holds(node.file.key)
+        ]
+
     def _opened(self, ino: int, batches: AsyncIterator[list[DirectoryEntry]]) -> OpenDirectory:
         stat_ahead = StatAhead(self._nursery, self._objects.revalidate)
         return OpenDirectory(ino, Listing(batches), stat_ahead)
@@ -100,14 +291,9 @@ class Directories:
     def _object_entries(self, node: DirectoryNode) -> AsyncIterator[list[DirectoryEntry]]:
         place = node.place
         objects = self._store.list_objects(place.pool_id, place.namespace)
-        unstored = [
-            other.file.key
-            for other in self._nodes.files()
-            if other.file.is_new and not other.file.is_unlinked and place.holds(other.file.key)
-        ]
-        return object_entries(place, node.path, objects, unstored)
+        return object_entries(place, node.path, objects, self._unstored(place))
 
-    def _directory_node(self, place: ObjectPlace, path: tuple[bytes, ...]) -> Node:
+    def _directory_node(self, place: ObjectPlace, path: Path) -> Node:
         node = DirectoryNode(place, path)
         known = self._nodes.find(node.identity)
         if known is None:
@@ -115,9 +301,20 @@ class Directories:
         return known or node
 
 
-def _key(directory: DirectoryNode, name: bytes) -> ObjectKey:
+def _holds_namespaces(directory: DirectoryNode, name: bytes) -> bool:
+    is_pool = not directory.path and not directory.place.namespace
+    return is_pool and name == NAMESPACES
+
+
+def _key(
+    directory: DirectoryNode, name: bytes, grammar: Grammar = FLAT, is_beside: bool = False
+) -> ObjectKey:
+    """Raises: NoSuchEntry for a name that no object has; NameTooLong."""
     if len(name) > COMPONENT_BYTES_MAX:  # the kernel lets through more
         raise NameTooLong(f"a component of {len(name)} bytes")
-    found = FLAT.object_of((*directory.path, name))
+    try:
+        found = grammar.object_of((*directory.path, name), beside_directory=is_beside)
+    except InvalidPath as failure:
+        raise NoSuchEntry(str(failure)) from failure
     place = directory.place
     return ObjectKey(place.pool_id, place.namespace, found.name, found.locator)

@@ -29,7 +29,7 @@ from radosmount.errors import (
     RadosmountError,
     StaleFile,
 )
-from radosmount.store.interface import Create, ReadResult, Store
+from radosmount.store.interface import Create, ObjectKey, ReadResult, Store
 from radosmount.vfs.attributes import NS_PER_S, AttributeChange, Attributes, attributes_of
 from radosmount.vfs.directories import Directories, OpenDirectory
 from radosmount.vfs.handles import FileHandle, HandleTable
@@ -89,7 +89,9 @@ class Filesystem:
         self._objects = Objects(store, self._nodes, self._cache, self._sequencer, invalidate)
         self._removal = Removal(store, self._nodes, self._cache)
         self._renaming = Renaming(store, self._nodes, self._cache, self._sequencer, self._removal)
-        self._directories = Directories(store, self._nodes, self._pools, self._objects, nursery)
+        self._directories = Directories(
+            store, view, self._nodes, self._pools, self._objects, nursery
+        )
         self._xattrs = XattrCalls(store, self._pools, self._objects, self._cache)
 
     async def start(self) -> None:
@@ -115,8 +117,17 @@ class Filesystem:
 
     async def unlink(self, parent: int, name: bytes) -> None:
         """Remove a file; open handles keep its content. Raises: NoSuchEntry."""
-        key = await self._directories.key_for_change(parent, name)
-        await self._sequencer.run(key, lambda progress: self._removal.remove(key, progress))
+        await self._remove(await self._directories.key_for_change(parent, name))
+
+    async def make_directory(self, parent: int, name: bytes) -> Attributes:
+        """One more reference. Raises: EntryExists; NotPermitted where there are no directories."""
+        key = await self._directories.key_for_new(parent, name)
+        self._nodes.drop_if_unused(await self._objects.create(key, is_exclusive=True))
+        return self._referenced(self._directories.made(parent, name))
+
+    async def remove_directory(self, parent: int, name: bytes) -> None:
+        """Raises: DirectoryNotEmpty; NoSuchEntry; NotPermitted as above."""
+        await self._remove(await self._directories.key_for_removal(parent, name))
 
     async def rename(
         self, old_parent: int, old_name: bytes, new_parent: int, new_name: bytes, may_replace: bool
@@ -127,6 +138,8 @@ class Filesystem:
         """
         if isinstance(self._nodes[old_parent], RootNode):
             raise NotPermitted("pools cannot be renamed here: `ceph osd pool rename`")
+        if self._directories.is_directory(old_parent, old_name):
+            raise CrossPool("RADOS renames no directories: mv copies")
         old = await self._directories.key_for_change(old_parent, old_name)
         new = await self._directories.key_for_change(new_parent, new_name)
         if (old.pool_id, old.namespace) != (new.pool_id, new.namespace):
@@ -319,6 +332,10 @@ class Filesystem:
         return [name.decode(errors="backslashreplace") for name in names]
 
     # Inside
+
+    async def _remove(self, key: ObjectKey) -> None:
+        await self._sequencer.run(key, lambda progress: self._removal.remove(key, progress))
+        self._directories.note(key, is_there=False)
 
     def _attributes(self, node: Node, valid_s: float = 0.0) -> Attributes:
         return attributes_of(node, self._view, self._started_ns, valid_s)

@@ -5,14 +5,26 @@ number means the same as long as the directory is open. A listing holds 100 to 2
 name that was asked for.
 """
 
+import itertools
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Final
+
+import trio
 
 from radosmount.errors import RadosmountError
 from radosmount.store.interface import ListedObject, ObjectKey
-from radosmount.store.names import FLAT, entry_of
+from radosmount.store.names import FLAT, Path, entry_of
+from radosmount.vfs.nameindex import Name
 from radosmount.vfs.nodes import ObjectPlace
 from radosmount.vfs.pools import Pools
+from radosmount.vfs.trees import Tree
+
+# A listing of the tree view may be so old, that `ls -R` lists the pool once and not for each
+# directory.
+TREE_LISTING_FRESHNESS_S: Final = 1.0
+# So many names are made at a time, lest other requests wait.
+TREE_BATCH_COUNT: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +33,9 @@ class DirectoryEntry:
 
     name: bytes
     target: ObjectKey | ObjectPlace | None
+
+
+Entries = list[DirectoryEntry]
 
 
 class Listing:
@@ -63,6 +78,24 @@ async def pool_entries(pools: Pools) -> AsyncIterator[list[DirectoryEntry]]:
     """The root's directories, the newest pools among them where a monitor answers."""
     await pools.refresh()
     yield [DirectoryEntry(name, ObjectPlace(pool_id, b"")) for name, pool_id in pools.visible()]
+
+
+async def no_entries() -> AsyncIterator[Entries]:
+    """Of a directory whose names are not listed."""
+    yield []
+
+
+async def tree_entries(tree: Tree, place: ObjectPlace, path: Path) -> AsyncIterator[Entries]:
+    """What is directly in a directory of the tree view, as it was up to a second ago or later."""
+    names = (await tree.index(TREE_LISTING_FRESHNESS_S)).names(path)
+    while batch := list(itertools.islice(names, TREE_BATCH_COUNT)):
+        yield [_tree_entry(place, name) for name in batch]
+        await trio.lowlevel.checkpoint()
+
+
+def _tree_entry(place: ObjectPlace, name: Name) -> DirectoryEntry:
+    key = ObjectKey(place.pool_id, place.namespace, *name.found) if name.found else None
+    return DirectoryEntry(name.component, key)
 
 
 async def object_entries(

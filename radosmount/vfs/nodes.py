@@ -9,6 +9,7 @@ object is unlinked has none, and lives on by its number only.
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -122,6 +123,11 @@ class NodeTable:
     def __init__(self) -> None:
         self._by_ino: dict[int, Node] = {}
         self._by_identity: dict[Identity, Node] = {}
+        self._watch: Callable[[ObjectKey, bool], None] = lambda key, is_there: None
+
+    def watch(self, watch: Callable[[ObjectKey, bool], None]) -> None:
+        """Have `watch(key, is_there)` called when a file gets or loses a name."""
+        self._watch = watch
 
     def set_root(self, root: Node) -> None:
         """Once, before any other node."""
@@ -149,6 +155,8 @@ class NodeTable:
         while ino in self._by_ino or ino <= ROOT_INO:
             ino = (ino + 1) & INO_MAX
         self._enter(node, ino)
+        if isinstance(node, FileNode):
+            self._watch(node.file.key, True)
 
     def forget(self, ino: int, lookup_count: int) -> None:
         """The kernel drops `lookup_count` of its references."""
@@ -164,13 +172,17 @@ class NodeTable:
 
     def unlink(self, node: FileNode) -> None:
         """Its name is free for another file; its number stays while it is in use."""
+        if self._by_identity.get(node.identity) is node:
+            self._watch(node.file.key, False)
         self._unname(node)
         self.drop_if_unused(node)
 
     def rename(self, node: FileNode, key: ObjectKey) -> None:
         """Move a file to a name that is free. Its number stays."""
         self._unname(node)
+        self._watch(node.file.key, False)
         node.file.key = key
+        self._watch(key, True)
         if self._by_ino.get(node.ino) is node:  # else forgotten meanwhile
             self._by_identity[node.identity] = node
 

@@ -108,7 +108,7 @@ def test_later_options_win() -> None:
         (["timeout=nan"], "more than 0"),
         (["timeout=x"], "number of seconds"),
         (["flush=never"], "one of close, lazy, sync"),
-        (["names=tree"], "not there yet"),
+        (["names=deep"], "must be one of"),
         (["driver=c"], "one of auto, binding, native"),
         (["remount", "ro"], "remount is not possible"),
         (["name=webapp"], "client.webapp"),

@@ -1,0 +1,101 @@
+"""All names of a pool or namespace, as the directories and files of the tree view.
+
+Pure: no I/O, no awaits, no clock. RADOS lists in hash order and knows no directories; here they
+are made of the names. Each name is one file in one directory, by its one path (store/names.py);
+directories come and go with what lies below them.
+
+A directory's own marker object `d/` has the path `d/%-`: it keeps the directory, and is not
+listed in it.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from radosmount.store.names import EMPTY_COMPONENT, TREE, ObjectName, Path
+
+
+class Name(NamedTuple):
+    """One entry of a directory. `found`: the object; None for a directory."""
+
+    component: bytes
+    found: ObjectName | None
+
+
+class _Directory:
+    __slots__ = ("directories", "files")
+
+    def __init__(self) -> None:
+        self.directories: dict[bytes, _Directory] = {}
+        self.files: dict[bytes, None] = {}
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.directories and not self.files
+
+
+class NameIndex:
+    def __init__(self) -> None:
+        self._top = _Directory()
+
+    def add(self, found: ObjectName) -> None:
+        *parents, component = TREE.path_of(*found)
+        directory = self._top
+        for parent in parents:
+            below = directory.directories.get(parent)
+            if below is None:
+                below = directory.directories[parent] = _Directory()
+            directory = below
+        directory.files[component] = None
+
+    def discard(self, found: ObjectName) -> None:
+        """Its directories go with it where nothing else is in them."""
+        path = TREE.path_of(*found)
+        directories = [self._top]
+        for parent in path[:-1]:
+            below = directories[-1].directories.get(parent)
+            if below is None:
+                return
+            directories.append(below)
+        directories[-1].files.pop(path[-1], None)
+        for depth in range(len(path) - 1, 0, -1):
+            if not directories[depth].is_empty:
+                return
+            del directories[depth - 1].directories[path[depth - 1]]
+
+    def has_directory(self, path: Path) -> bool:
+        return self._directory(path) is not None
+
+    def is_bare(self, path: Path) -> bool:
+        """Whether a directory has nothing below it but its marker."""
+        directory = self._directory(path)
+        return directory is not None and (
+            not directory.directories and directory.files.keys() <= {EMPTY_COMPONENT}
+        )
+
+    def names(self, path: Path) -> Iterator[Name]:
+        """What is directly in a directory, as it is at the first step. A file that has a
+        directory beside it shows under its second spelling."""
+        directory = self._directory(path)
+        if directory is None:
+            return
+        components = list(directory.files)
+        for component in list(directory.directories):
+            yield Name(component, None)
+        for component in components:
+            if component == EMPTY_COMPONENT and path:
+                continue
+            found = TREE.object_of((*path, component))
+            if component in directory.directories:
+                beside = TREE.path_of(*found, beside_directory=True)
+                is_here = len(beside) == len(path) + 1
+                yield Name(beside[len(path)], found if is_here else None)
+            else:
+                yield Name(component, found)
+
+    def _directory(self, path: Path) -> _Directory | None:
+        directory: _Directory | None = self._top
+        for component in path:
+            if directory is None:
+                return None
+            directory = directory.directories.get(component)
+        return directory

@@ -1,0 +1,84 @@
+"""Which directories the tree view of a pool or namespace has: an index of its names, and how
+old it may be.
+
+A listing of RADOS is of the whole pool. It is made when it is needed, once for all who need it
+at the time; what this mount changes is in the index at once.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterable
+
+import trio
+
+from radosmount.store.interface import ObjectKey, Store
+from radosmount.store.names import ObjectName
+from radosmount.vfs.nameindex import NameIndex
+from radosmount.vfs.nodes import ObjectPlace
+
+
+class Tree:
+    """Of one place. `unstored()` names the files that RADOS does not list yet."""
+
+    def __init__(
+        self, store: Store, place: ObjectPlace, unstored: Callable[[], Iterable[ObjectKey]]
+    ) -> None:
+        self._store = store
+        self._place = place
+        self._unstored = unstored
+        self._index: NameIndex | None = None
+        self._began_s = float("-inf")  # the listing that the index was made of (trio's clock)
+        self._loaded: trio.Event | None = None  # while one is being made
+        self._changes: list[tuple[ObjectName, bool]] = []  # ours, meanwhile
+
+    def known(self, max_age_s: float) -> NameIndex | None:
+        """The index, if it is not older than that."""
+        is_young = trio.current_time() - self._began_s <= max_age_s
+        return self._index if is_young else None
+
+    async def index(self, max_age_s: float) -> NameIndex:
+        """The names as they were at most `max_age_s` before this call, or later.
+
+        Raises: what listing raises.
+        """
+        asked_s = trio.current_time()
+        while self._index is None or self._began_s < asked_s - max_age_s:
+            if self._loaded is None:
+                await self._load()
+            else:
+                await self._loaded.wait()
+        return self._index
+
+    def note(self, key: ObjectKey, is_there: bool) -> None:
+        """This mount has made or removed an object, or has heard that it is there or is not."""
+        found = ObjectName(key.name, key.locator)
+        if self._index is not None:
+            _apply(self._index, found, is_there)
+        if self._loaded is not None:
+            self._changes.append((found, is_there))
+
+    async def _load(self) -> None:
+        began_s = trio.current_time()
+        self._changes.clear()
+        self._loaded = trio.Event()
+        index = NameIndex()
+        try:
+            objects = self._store.list_objects(self._place.pool_id, self._place.namespace)
+            async with contextlib.aclosing(objects) as batches:
+                async for batch in batches:
+                    for listed in batch:
+                        index.add(ObjectName(listed.name, listed.locator))
+            for key in self._unstored():
+                index.add(ObjectName(key.name, key.locator))
+            for found, is_there in self._changes:
+                _apply(index, found, is_there)
+            self._index, self._began_s = index, began_s
+        finally:
+            self._loaded.set()
+            self._loaded = None
+
+
+def _apply(index: NameIndex, found: ObjectName, is_there: bool) -> None:
+    if is_there:
+        index.add(found)
+    else:
+        index.discard(found)

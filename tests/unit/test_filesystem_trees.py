@@ -1,0 +1,315 @@
+"""`names=tree`: directories over a store that has none."""
+
+import os
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from radosmount.config import NamesMode, ViewConfig
+from radosmount.errors import (
+    CrossPool,
+    DirectoryNotEmpty,
+    EntryExists,
+    InvalidCall,
+    NoSuchEntry,
+    NotPermitted,
+    StoreFailure,
+)
+from radosmount.store.interface import ObjectKey
+from radosmount.store.memory import Call
+from radosmount.vfs.directories import IMPLIED_FRESHNESS_S
+from radosmount.vfs.nodes import ROOT_INO
+from tests.support.mounts import MountBench
+from tests.support.stores import key_of
+
+TREE = ViewConfig(pool=b"assets", names=NamesMode.TREE)
+
+
+class Bench(MountBench):
+    """Speaks of files and directories by path, as the kernel would, component by component."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        super().__init__(nursery, view=TREE)
+        self.listings = 0
+        self.store.fail_next(StoreFailure("never"), self._count)
+
+    def _count(self, call: Call) -> bool:
+        self.listings += call.method == "list_objects"
+        return False
+
+    async def parent(self, path: bytes) -> tuple[int, bytes]:
+        *above, name = path.split(b"/")
+        ino = ROOT_INO
+        for component in above:
+            ino = (await self.fs.lookup(ino, component)).ino
+        return ino, name
+
+    async def is_directory(self, path: bytes) -> bool:
+        return bool((await self.fs.lookup(*await self.parent(path))).mode & 0o040000)
+
+    async def mkdir(self, path: bytes) -> None:
+        await self.fs.make_directory(*await self.parent(path))
+
+    async def rmdir(self, path: bytes) -> None:
+        await self.fs.remove_directory(*await self.parent(path))
+
+    async def write(self, path: bytes, data: bytes) -> None:
+        parent, name = await self.parent(path)
+        opened, _ = await self.fs.create(parent, name, os.O_CREAT | os.O_RDWR)
+        await self.fs.write(opened.handle, 0, data)
+        await self.close(opened.handle)
+
+    async def read_file(self, path: bytes) -> bytes:
+        ino = (await self.fs.lookup(*await self.parent(path))).ino
+        handle = (await self.fs.open(ino, os.O_RDONLY)).handle
+        data = await self.read(handle)
+        await self.close(handle)
+        return data
+
+    async def remove(self, path: bytes) -> None:
+        await self.fs.unlink(*await self.parent(path))
+
+    async def move(self, old: bytes, new: bytes) -> None:
+        await self.fs.rename(*await self.parent(old), *await self.parent(new), may_replace=True)
+
+    async def ls(self, path: bytes = b"") -> set[bytes]:
+        ino = ROOT_INO
+        if path:
+            ino = (await self.fs.lookup(*await self.parent(path))).ino
+        names = await self.names(ino)
+        assert len(set(names)) == len(names)
+        return set(names)
+
+
+@pytest.fixture
+async def mount(nursery: trio.Nursery) -> Bench:
+    bench = Bench(nursery)
+    await bench.fs.start()
+    return bench
+
+
+async def test_names_are_paths(mount: Bench) -> None:
+    """`/` in an object's name separates directories, which appear by themselves."""
+    mount.store.put_now(key_of(b"img/2026/1.jpg"), b"jpg")
+    assert await mount.ls() == {b"img"}
+    assert await mount.ls(b"img/2026") == {b"1.jpg"}
+    assert await mount.read_file(b"img/2026/1.jpg") == b"jpg"
+    await mount.write(b"img/2026/2.jpg", b"new")
+    assert mount.stored(b"img/2026/2.jpg") == b"new"
+    assert await mount.ls(b"img/2026") == {b"1.jpg", b"2.jpg"}
+
+
+async def test_mkdir_makes_a_marker(mount: Bench) -> None:
+    """An empty directory stays, since mkdir makes the empty object `d/`."""
+    await mount.mkdir(b"d")
+    assert mount.stored(b"d/") == b""
+    assert await mount.is_directory(b"d")
+    assert await mount.ls() == {b"d"}
+    assert await mount.ls(b"d") == set()
+    await mount.mkdir(b"d/e")
+    assert mount.stored(b"d/e/") == b""
+    assert await mount.ls(b"d") == {b"e"}
+    with pytest.raises(EntryExists):
+        await mount.mkdir(b"d")
+    await mount.write(b"d/f", b"x")
+    await mount.remove(b"d/f")
+    assert await mount.ls() == {b"d"}
+
+
+async def test_mkdir_where_others_have_made_one(mount: Bench) -> None:
+    """By a marker, or by a name that implies it."""
+    mount.store.put_now(key_of(b"marked/"), b"")
+    mount.store.put_now(key_of(b"implied/x"), b"")
+    for name in (b"marked", b"implied"):
+        with pytest.raises(EntryExists):
+            await mount.mkdir(name)
+
+
+async def test_mkdir_of_what_no_object_is_below(mount: Bench) -> None:
+    with pytest.raises(InvalidCall):
+        await mount.mkdir(b".snap")
+    await mount.mkdir(b"d")
+    await mount.mkdir(b"d/.snap")
+    assert mount.stored(b"d/.snap/") == b""
+
+
+async def test_rmdir(mount: Bench) -> None:
+    """rmdir is ENOTEMPTY when anything lies below, by anyone's writing."""
+    await mount.mkdir(b"d")
+    await mount.write(b"d/f", b"x")
+    with pytest.raises(DirectoryNotEmpty):
+        await mount.rmdir(b"d")
+    await mount.remove(b"d/f")
+    mount.store.put_now(key_of(b"d/e/theirs"), b"")
+    with pytest.raises(DirectoryNotEmpty):
+        await mount.rmdir(b"d")
+    mount.store.remove_now(key_of(b"d/e/theirs"))
+    await mount.rmdir(b"d")
+    assert mount.stored(b"d/") is None
+    assert await mount.ls() == set()
+    with pytest.raises(NoSuchEntry):
+        await mount.rmdir(b"d")
+
+
+async def test_rmdir_of_what_is_being_written(mount: Bench) -> None:
+    """A file that RADOS does not have yet counts."""
+    await mount.mkdir(b"d")
+    parent, name = await mount.parent(b"d/f")
+    opened, _ = await mount.fs.create(parent, name, os.O_CREAT | os.O_RDWR)
+    with pytest.raises(DirectoryNotEmpty):
+        await mount.rmdir(b"d")
+    assert await mount.ls(b"d") == {b"f"}
+    await mount.close(opened.handle)
+
+
+async def test_an_implied_directory_goes_with_its_last_file(mount: Bench) -> None:
+    mount.store.put_now(key_of(b"d/f"), b"x")
+    assert await mount.ls() == {b"d"}
+    await mount.remove(b"d/f")
+    assert await mount.ls() == set()
+
+
+async def test_a_file_and_a_directory_of_one_name(mount: Bench, mock_clock: MockClock) -> None:
+    """Both are reachable: the directory takes the name, the file has its second spelling."""
+    mount.store.put_now(key_of(b"a"), b"file")
+    assert await mount.read_file(b"a") == b"file"
+    await mount.ls()
+    mount.store.put_now(key_of(b"a/b"), b"below")
+    mock_clock.jump(2)
+    assert await mount.ls() == {b"a", b"a%."}
+    assert await mount.is_directory(b"a")
+    assert await mount.read_file(b"a%.") == b"file"
+    assert await mount.read_file(b"a/b") == b"below"
+    await mount.remove(b"a%.")
+    assert mount.stored(b"a") is None
+    assert await mount.ls() == {b"a"}
+
+
+async def test_rename_between_directories(mount: Bench) -> None:
+    await mount.mkdir(b"d")
+    await mount.mkdir(b"e")
+    await mount.write(b"d/f", b"x")
+    await mount.move(b"d/f", b"e/g")
+    assert await mount.ls(b"d") == set()
+    assert await mount.ls(b"e") == {b"g"}
+    assert mount.stored(b"e/g") == b"x"
+
+
+async def test_rename_of_a_directory(mount: Bench) -> None:
+    """Renaming a directory is EXDEV, so that mv copies."""
+    await mount.mkdir(b"d")
+    await mount.ls()
+    with pytest.raises(CrossPool):
+        await mount.move(b"d", b"e")
+
+
+async def test_listings_are_shared_and_ours_is_known_at_once(
+    mount: Bench, mock_clock: MockClock
+) -> None:
+    """`ls -R` lists the pool once. What others have made is seen a second later."""
+    for number in range(20):
+        mount.store.put_now(key_of(b"d%d/f" % number), b"")
+    await mount.ls()
+    calls_of_one = mount.listings
+    for number in range(20):
+        assert await mount.ls(b"d%d" % number) == {b"f"}
+    assert mount.listings == calls_of_one
+    await mount.write(b"mine", b"")
+    mount.store.put_now(key_of(b"theirs"), b"")
+    assert b"mine" in await mount.ls()
+    mock_clock.jump(1.1)
+    assert {b"mine", b"theirs"} <= await mount.ls()
+    assert mount.listings == 2 * calls_of_one
+
+
+async def test_what_changes_while_a_listing_is_made(mount: Bench) -> None:
+    """A file removed or made meanwhile is not lost from the index, nor kept in it."""
+    mount.store.put_now(key_of(b"old"), b"")
+    await mount.fs.lookup(ROOT_INO, b"old")
+    gate = trio.Event()
+    found: list[set[bytes]] = []
+
+    async def delay(call: Call) -> None:
+        if call.method == "list_objects" and mount.listings:  # what it will list is settled
+            await gate.wait()
+
+    mount.store.delay = delay
+
+    async def ls() -> None:
+        found.append(await mount.ls())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ls)
+        await wait_all_tasks_blocked()
+        await mount.write(b"new", b"")
+        await mount.remove(b"old")
+        gate.set()
+    assert found == [{b"new"}]
+
+
+async def test_a_failed_listing_is_an_error(mount: Bench) -> None:
+    """Never a short or empty directory."""
+    mount.store.put_now(key_of(b"d/f"), b"")
+    mount.store.fail_next(StoreFailure("oops"), lambda call: call.method == "list_objects")
+    with pytest.raises(StoreFailure):
+        await mount.ls()
+    assert await mount.ls() == {b"d"}
+
+
+async def test_a_directory_that_others_remove(mount: Bench, mock_clock: MockClock) -> None:
+    """Is gone when the listing that knew of it has aged."""
+    mount.store.put_now(key_of(b"d/f"), b"")
+    assert await mount.is_directory(b"d")
+    mount.store.remove_now(key_of(b"d/f"))
+    mock_clock.jump(IMPLIED_FRESHNESS_S + 1)
+    with pytest.raises(NoSuchEntry):
+        await mount.fs.lookup(ROOT_INO, b"d")
+
+
+async def test_the_marker_is_reachable_by_name(mount: Bench) -> None:
+    mount.store.put_now(key_of(b"d/"), b"content")
+    assert await mount.read_file(b"d/%-") == b"content"
+
+
+async def test_the_flat_view_has_no_directories(nursery: trio.Nursery) -> None:
+    flat = MountBench(nursery)
+    await flat.fs.start()
+    with pytest.raises(NotPermitted):
+        await flat.fs.make_directory(ROOT_INO, b"d")
+    flat.store.put_now(key_of(b"d/f"), b"")
+    assert await flat.names() == [b"d%2Ff"]
+
+
+async def test_pools_are_no_directories_to_make(nursery: trio.Nursery) -> None:
+    bench = MountBench(nursery, view=ViewConfig(names=NamesMode.TREE))
+    await bench.fs.start()
+    with pytest.raises(NotPermitted):
+        await bench.fs.make_directory(ROOT_INO, b"d")
+    pool = (await bench.fs.lookup(ROOT_INO, b"assets")).ino
+    await bench.fs.make_directory(pool, b"d")
+    assert bench.store.read_now(ObjectKey(key_of(b"").pool_id, b"", b"d/")) == b""
+
+
+@pytest.mark.parametrize("names", NamesMode)
+async def test_namespaces(nursery: trio.Nursery, names: NamesMode) -> None:
+    """The namespace NAME of a pool is the pool's directory `.nspace/NAME`: reachable by name,
+    and not listed."""
+    bench = MountBench(nursery, view=ViewConfig(pool=b"assets", names=names))
+    await bench.fs.start()
+    key = key_of(b"f")._replace(namespace=b"eu/west")
+    bench.store.put_now(key, b"theirs")
+    spaces = (await bench.fs.lookup(ROOT_INO, b".nspace")).ino
+    space = (await bench.fs.lookup(spaces, b"eu%2Fwest")).ino
+    assert await bench.names() == await bench.names(spaces) == []
+    assert await bench.names(space) == [b"f"]
+    opened, _ = await bench.fs.create(space, b"g", os.O_RDWR)
+    await bench.close(opened.handle)
+    assert bench.store.read_now(key._replace(name=b"g")) == b""
+    for call in (bench.fs.create(spaces, b"x", os.O_RDWR), bench.fs.make_directory(spaces, b"x")):
+        with pytest.raises(NotPermitted):
+            await call
+    with pytest.raises(CrossPool):
+        await bench.fs.rename(space, b"g", ROOT_INO, b"g", may_replace=True)
+    with pytest.raises(NoSuchEntry):
+        await bench.fs.lookup(space, b".nspace")
