@@ -78,4 +78,19 @@ BARS: Final = (
 )
 
 # Row: what a profile, or the count of round trips against the cluster's own latency, has shown.
-BOUNDS: Final[dict[str, str]] = {}
+BOUNDS: Final[dict[str, str]] = {
+    "write": "The cluster: librados, one write of 4 MiB after the other, is no faster. The first"
+    " operation has the guard and goes alone; then four are under way.",
+    "create-1": "With flush=lazy: open(2) with O_EXCL is a stat and an exclusive create, in a row"
+    " (the kernel looks the name up first), where ceph-fuse's MDS answers from its memory.",
+    "create-8": "The kernel holds the directory's lock over open(2) with O_CREAT: a stat and an"
+    " exclusive create in a row, for one file at a time, however many threads ask.",
+    "xattr-set": "Beside the write, a stat: the kernel asks for the file's mode, and keeps no"
+    " attributes of a listed name, whose open would come without a look-up.",
+    "replace": "Six round trips in a row, four of them acknowledged writes as in librados's row,"
+    " two for the look-ups that rename(2) begins with; ceph-fuse renames in its MDS.",
+    "unlink": "One round trip, and two requests: after each change in a directory the kernel asks"
+    " for its attributes anew. Both sides of a request wake the other.",
+    "getattr": "A profile has two thirds of it in the kernel: poll(2), read(2) and writev(2) of"
+    " the device, the last of which wakes the caller; Python has a quarter.",
+}
