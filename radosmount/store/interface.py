@@ -188,11 +188,13 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class PoolUsage:
-    """Bytes as `ceph df` shows them; a quota of 0 is none."""
+    """Bytes as `ceph df` shows them; a quota of 0 is none. `write_count` grows with every write,
+    by anyone. A cluster tells all of it some seconds late (mgr_stats_period)."""
 
     stored_bytes: int
     available_bytes: int
     object_count: int
+    write_count: int
     quota_bytes: int
     quota_objects: int
 

@@ -65,6 +65,7 @@ class _PoolState:
     is_writable: bool = True
     quota_bytes: int = 0
     quota_objects: int = 0
+    write_count: int = 0
 
 
 class MemoryStore:
@@ -339,6 +340,7 @@ class MemoryStore:
         new = changed(old, change, self._limits)
         self._check_space(key.pool_id, old, new)
         self._version += 1
+        self._state(key.pool_id).write_count += 1
         if new is None:
             self._objects.pop(key, None)
             return 0
@@ -372,6 +374,7 @@ class MemoryStore:
             stored_bytes=sum(sizes),
             available_bytes=0 if self.is_full else _TOTAL_BYTES - sum(sizes),
             object_count=len(sizes),
+            write_count=state.write_count,
             quota_bytes=state.quota_bytes,
             quota_objects=state.quota_objects,
         )

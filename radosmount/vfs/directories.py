@@ -222,7 +222,7 @@ class Directories:
         try:
             await self._store.stat(marker)
         except ObjectNotFound:
-            return (await tree.index(IMPLIED_FRESHNESS_S)).has_directory(node.path)
+            return (await tree.listed(IMPLIED_FRESHNESS_S)).has_directory(node.path)
         tree.note(marker, True)
         return True
 

@@ -87,7 +87,7 @@ async def no_entries() -> AsyncIterator[Entries]:
 
 async def tree_entries(tree: Tree, place: ObjectPlace, path: Path) -> AsyncIterator[Entries]:
     """What is directly in a directory of the tree view, as it was up to a second ago or later."""
-    names = (await tree.index(TREE_LISTING_FRESHNESS_S)).names(path)
+    names = (await tree.listed(TREE_LISTING_FRESHNESS_S)).names(path)
     while batch := list(itertools.islice(names, TREE_BATCH_COUNT)):
         yield [_tree_entry(place, name) for name in batch]
         await trio.lowlevel.checkpoint()

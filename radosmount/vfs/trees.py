@@ -7,13 +7,22 @@ at the time; what this mount changes is in the index at once.
 
 import contextlib
 from collections.abc import Callable, Iterable
+from typing import Final
 
 import trio
 
+from radosmount.errors import StoreError
 from radosmount.store.interface import ObjectKey, Store
 from radosmount.store.names import ObjectName
 from radosmount.vfs.nameindex import NameIndex
 from radosmount.vfs.nodes import ObjectPlace
+
+# A pool whose listing takes so long is listed again only where something was written to it.
+LONG_LISTING_S: Final = 0.1
+# How late the cluster is to tell (mgr_stats_period is 5 s; 3.5 to 5 s were seen).
+USAGE_LAG_S: Final = 10.0
+# A monitor answers in milliseconds; who has none lists.
+USAGE_WAIT_S: Final = 1.0
 
 
 class Tree:
@@ -27,6 +36,8 @@ class Tree:
         self._unstored = unstored
         self._index: NameIndex | None = None
         self._began_s = float("-inf")  # the listing that the index was made of (trio's clock)
+        self._took_s = 0.0
+        self._written: tuple[int, int] | None = None  # what the cluster said before it
         self._loaded: trio.Event | None = None  # while one is being made
         self._changes: list[tuple[ObjectName, bool]] = []  # ours, meanwhile
 
@@ -48,6 +59,18 @@ class Tree:
                 await self._loaded.wait()
         return self._index
 
+    async def listed(self, max_age_s: float) -> NameIndex:
+        """As `index`; but where listing takes long, as old as the cluster is late to tell that
+        something was written to the pool."""
+        asked_s = trio.current_time()
+        index = self.known(max_age_s)
+        if index is None and self._took_s >= LONG_LISTING_S:
+            written = await self._ask_written()
+            if written is not None and written == self._written:
+                self._began_s = max(self._began_s, asked_s - USAGE_LAG_S)
+                index = self._index
+        return index or await self.index(max_age_s)
+
     def note(self, key: ObjectKey, is_there: bool) -> None:
         """This mount has made or removed an object, or has heard that it is there or is not."""
         found = ObjectName(key.name, key.locator)
@@ -62,6 +85,8 @@ class Tree:
         self._loaded = trio.Event()
         index = NameIndex()
         try:
+            is_long = self._index is None or self._took_s >= LONG_LISTING_S
+            written = await self._ask_written() if is_long else None
             objects = self._store.list_objects(self._place.pool_id, self._place.namespace)
             async with contextlib.aclosing(objects) as batches:
                 async for batch in batches:
@@ -71,10 +96,19 @@ class Tree:
                 index.add(ObjectName(key.name, key.locator))
             for found, is_there in self._changes:
                 _apply(index, found, is_there)
-            self._index, self._began_s = index, began_s
+            self._index, self._began_s, self._written = index, began_s, written
+            self._took_s = trio.current_time() - began_s
         finally:
             self._loaded.set()
             self._loaded = None
+
+    async def _ask_written(self) -> tuple[int, int] | None:
+        """What changes with every write to the pool, if the cluster tells."""
+        with trio.move_on_after(USAGE_WAIT_S):
+            with contextlib.suppress(StoreError):  # then there is no way around a listing
+                usage = (await self._store.usage()).pools.get(self._place.pool_id)
+                return (usage.object_count, usage.write_count) if usage else None
+        return None
 
 
 def _apply(index: NameIndex, found: ObjectName, is_there: bool) -> None:

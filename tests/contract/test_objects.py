@@ -261,6 +261,25 @@ async def test_usage(backend: Backend, store: Store) -> None:
     assert (pool.quota_bytes, pool.quota_objects) == (0, 0)
 
 
+async def write_count_above(count: int, backend: Backend, store: Store) -> int:
+    """Asked for again and again: nothing tells when the cluster has heard of a write."""
+    while True:
+        now = (await store.usage()).pools[backend.pool_id].write_count
+        if now > count:
+            return now
+        await trio.sleep(0.5)
+
+
+async def test_usage_tells_of_writes(backend: Backend, store: Store, key: ObjectKey) -> None:
+    """Some seconds later, an overwrite too, which changes neither size nor number."""
+    change = Change((WriteFull(b"x"),), mtime_s=1)
+    before = (await store.usage()).pools[backend.pool_id].write_count
+    for _ in range(2):
+        await store.apply(key, change)
+        with trio.fail_after(60):
+            before = await write_count_above(before, backend, store)
+
+
 async def test_cancelling_abandons_the_answer_only(
     backend: Backend, store: Store, key: ObjectKey
 ) -> None:

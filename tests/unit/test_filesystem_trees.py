@@ -223,6 +223,31 @@ async def test_listings_are_shared_and_ours_is_known_at_once(
     assert mount.listings == 2 * calls_of_one
 
 
+async def test_a_pool_that_takes_long_to_list(mount: Bench, mock_clock: MockClock) -> None:
+    """Is listed again only where the cluster says that something was written to it."""
+    mount.store.put_now(key_of(b"d/f"), b"")
+
+    async def take_long(call: Call) -> None:
+        if call.method == "list_objects":
+            mock_clock.jump(0.3)
+
+    mount.store.delay = take_long
+    assert await mount.ls(b"d") == {b"f"}
+    calls_of_one = mount.listings
+    for _ in range(5):
+        mock_clock.jump(20)
+        assert await mount.ls(b"d") == {b"f"}
+    assert mount.listings == calls_of_one
+    mount.store.put_now(key_of(b"d/g"), b"")
+    mock_clock.jump(20)
+    assert await mount.ls(b"d") == {b"f", b"g"}
+    mount.store.put_now(key_of(b"d/h"), b"")
+    mount.store.fail_next(StoreFailure("oops"), lambda call: call.method == "usage")
+    mock_clock.jump(20)
+    assert await mount.ls(b"d") == {b"f", b"g", b"h"}
+    assert mount.listings == 3 * calls_of_one
+
+
 async def test_what_changes_while_a_listing_is_made(mount: Bench) -> None:
     """A file removed or made meanwhile is not lost from the index, nor kept in it."""
     mount.store.put_now(key_of(b"old"), b"")

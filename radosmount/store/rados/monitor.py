@@ -109,6 +109,7 @@ def _pool_usage(stats: dict[str, int]) -> PoolUsage:
         stored_bytes=stats["stored"],
         available_bytes=stats["max_avail"],
         object_count=stats["objects"],
+        write_count=stats["wr"],
         quota_bytes=stats["quota_bytes"],
         quota_objects=stats["quota_objects"],
     )
