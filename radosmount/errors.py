@@ -26,6 +26,13 @@ class UsageError(MountError):
     """The command line is wrong."""
 
 
+class SpoolError(RadosmountError):
+    """A spool file cannot be read, or not be written back. The text is one plain line that goes
+    on after the file's path."""
+
+    log_level = logging.ERROR
+
+
 class StoreError(RadosmountError):
     """RADOS refused or failed.
 
