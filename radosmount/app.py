@@ -5,12 +5,15 @@ Imported once the process is the one that stays (see daemon.py): it brings in ra
 
 import ctypes
 import os
+import shlex
 from typing import Final
 
 import trio
 
 from radosmount import lifecycle
+from radosmount.cache.spool import Spool
 from radosmount.config import MIB, Config
+from radosmount.configure import connection_words
 from radosmount.fuse.operations import Operations
 from radosmount.fuse.session import Session, kernel_cache
 from radosmount.lifecycle import OnReady, Parts
@@ -37,7 +40,9 @@ def make(
 ) -> tuple[Filesystem, Session]:
     """The file system over `store`, and the session that serves it."""
     invalidation = kernel_cache(config.fuse)
-    filesystem = Filesystem(store, config.view, config.cache, nursery, invalidation.invalidate)
+    filesystem = Filesystem(
+        store, config.view, config.cache, nursery, invalidation.invalidate, make_spool(config)
+    )
     session = Session(
         lambda on_init: Operations(filesystem, on_init),
         config.fuse,
@@ -45,6 +50,15 @@ def make(
         on_ready,
     )
     return filesystem, session
+
+
+def make_spool(config: Config) -> Spool | None:
+    """Its log lines tell a command that needs nothing but to be pasted."""
+    directory = config.cache.spool_directory
+    words = ["radosmount", "restore", *connection_words(config.store)]
+    if directory is None:
+        return None
+    return Spool(directory, config.store.cluster, shlex.join(words))
 
 
 def run(config: Config, announce_ready: OnReady) -> int:

@@ -3,7 +3,7 @@
 Imports neither trio nor rados nor pyfuse3: the daemon forks before they are there.
 
 Exit codes as of mount(8): 0 done, 1 wrong use (or, in the foreground, not all could be written),
-8 interrupted, 32 the mount or unmount failed.
+8 interrupted, 32 the mount or unmount failed, or not all could be restored.
 """
 
 import logging
@@ -16,8 +16,14 @@ from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import Final
 
-from radosmount.config import Config, ViewConfig
-from radosmount.configure import CEPH_WORDS, configure, is_ceph_option, with_absolute_paths
+from radosmount.config import CacheConfig, Config, ViewConfig
+from radosmount.configure import (
+    CEPH_WORDS,
+    configure,
+    default_spool_directory,
+    is_ceph_option,
+    with_absolute_paths,
+)
 from radosmount.errors import MountError, UsageError
 from radosmount.logs import configure_logging
 from radosmount.options import OPTIONS, split_options
@@ -32,9 +38,16 @@ FLAGS: Final = {
     "-h": "help", "--help": "help", "-V": "version", "--version": "version",
 }  # fmt: skip
 
+# Of `radosmount restore`, beside Ceph's own.
+RESTORE_FLAGS: Final = {
+    "--force": "force", "--keep": "keep", "-h": "help", "--help": "help",
+}  # fmt: skip
+RESTORE_VALUES: Final = {"--as": "as"}
+
 USAGE: Final = """\
 usage: radosmount [options] SOURCE MOUNTPOINT [-o OPTION,OPTION=VALUE,...]
        radosmount umount [-l] MOUNTPOINT
+       radosmount restore [--force] [--as NAME] [--keep] FILE...
 
 Shows RADOS pools as directories and RADOS objects as files.
 
@@ -58,6 +71,20 @@ SOURCE is [ID@][CLUSTER]:[POOL[/NAMESPACE]]
 """
 
 
+RESTORE_USAGE: Final = """\
+usage: radosmount restore [options] FILE...
+
+Writes back what could not be stored: FILE is from the spool, as the log has named it.
+An object that was changed since then is left alone. A FILE that was written is removed.
+
+      --force              overwrite what others have written
+      --as NAME            make another object of it, if FILE has a whole one
+      --keep               do not remove FILE
+  -c, --conf; -n, --name; -i, --id; -k, --keyring; -m; --cluster; -o; --KEY VALUE
+                           as for a mount
+"""
+
+
 @dataclass(slots=True)
 class CommandLine:
     """The words of a command line, sorted. `items` are of -o; -c, -n, ... are among them."""
@@ -66,11 +93,15 @@ class CommandLine:
     items: list[str] = field(default_factory=list)
     ceph_options: list[tuple[str, str]] = field(default_factory=list)
     flags: set[str] = field(default_factory=set)
+    values: dict[str, str] = field(default_factory=dict)
+    known_flags: Mapping[str, str] = field(default_factory=lambda: FLAGS)
+    known_values: Mapping[str, str] = field(default_factory=dict)
 
 
-def sort_words(words: Sequence[str]) -> CommandLine:
-    """Options may stand anywhere; `--` ends them. Raises: UsageError."""
-    line = CommandLine()
+def sort_words(words: Sequence[str], line: CommandLine | None = None) -> CommandLine:
+    """Options may stand anywhere; `--` ends them. `line` knows which there are beside Ceph's; by
+    default those of a mount. Raises: UsageError."""
+    line = line or CommandLine()
     rest = deque(words)
     while rest:
         word = rest.popleft()
@@ -90,8 +121,8 @@ def take_short(line: CommandLine, word: str, rest: deque[str]) -> None:
     """`-f`, `-fd`, `-o ro`, `-oro`."""
     for index, letter in enumerate(word[1:], start=1):
         option = "-" + letter
-        if option in FLAGS:
-            line.flags.add(FLAGS[option])
+        if option in line.known_flags:
+            line.flags.add(line.known_flags[option])
             continue
         if option == "-o":
             line.items += split_options(value_of(option, word[index + 1 :], rest))
@@ -106,8 +137,10 @@ def take_short(line: CommandLine, word: str, rest: deque[str]) -> None:
 def take_long(line: CommandLine, word: str, rest: deque[str]) -> None:
     """`--debug`, `--conf FILE`, `--conf=FILE`, `--rados_osd_op_timeout 10`."""
     option, _, value = word.partition("=")
-    if word in FLAGS:
-        line.flags.add(FLAGS[word])
+    if word in line.known_flags:
+        line.flags.add(line.known_flags[word])
+    elif option in line.known_values:
+        line.values[line.known_values[option]] = value_of(option, value, rest)
     elif option in CEPH_WORDS:
         line.items.append(f"{CEPH_WORDS[option]}={value_of(option, value, rest)}")
     elif is_ceph_option(option[2:]):
@@ -136,6 +169,7 @@ def parse_mount(
     source, mountpoint = line.operands
     is_debug = "debug" in line.flags
     base = Config(
+        cache=CacheConfig(spool_directory=default_spool_directory(uid, environment)),
         view=ViewConfig(uid=uid, gid=gid),
         is_foreground=is_debug or "foreground" in line.flags,
         is_debug=is_debug,
@@ -157,13 +191,22 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     words = list(sys.argv[1:] if words is None else words)
     try:
-        return run_umount(words[1:]) if words[:1] == ["umount"] else run_mount(words)
+        return run(words)
     except UsageError as failure:
         return complain(failure, EXIT_USAGE)
     except MountError as failure:
         return complain(failure, EXIT_FAILED)
     except KeyboardInterrupt:
         return complain("interrupted", EXIT_INTERRUPTED)
+
+
+def run(words: Sequence[str]) -> int:
+    match words:
+        case ["umount", *rest]:
+            return run_umount(rest)
+        case ["restore", *rest]:
+            return run_restore(rest)
+    return run_mount(words)
 
 
 def complain(problem: object, exit_code: int) -> int:
@@ -186,6 +229,27 @@ def run_umount(words: Sequence[str]) -> int:
         raise UsageError("give one mount point: radosmount umount [-l] MOUNTPOINT")
     unmount(operands[0], is_lazy=bool(flags))
     return EXIT_OK
+
+
+def run_restore(words: Sequence[str]) -> int:
+    line = CommandLine(known_flags=RESTORE_FLAGS, known_values=RESTORE_VALUES)
+    sort_words(words, line)
+    if "help" in line.flags:
+        print(RESTORE_USAGE, end="")
+        return EXIT_OK
+    if not line.operands:
+        raise UsageError("FILE is missing: radosmount restore [options] FILE... (see --help)")
+    if "as" in line.values and len(line.operands) > 1:
+        raise UsageError("--as makes one object: give one FILE")
+    config = configure(Config(), ":", line.items, line.ceph_options, os.environ)
+    from radosmount.restore import Manner, restore
+
+    name = os.fsencode(line.values["as"]) if "as" in line.values else None
+    manner = Manner("force" in line.flags, "keep" in line.flags, name)
+    failures = restore(config.store, line.operands, manner)
+    for failure in failures:
+        complain(failure, EXIT_FAILED)
+    return leave(EXIT_FAILED if failures else EXIT_OK)
 
 
 def run_mount(words: Sequence[str]) -> int:

@@ -60,6 +60,7 @@ class CacheConfig:
     conflict: ConflictMode = ConflictMode.FAIL
     dirty_expire_s: float = 5.0
     timeout_s: float = 30.0
+    spool_directory: str | None = None  # None: what can never be stored is lost
 
 
 class NamesMode(enum.Enum):
@@ -109,6 +110,7 @@ class ProcessConfig:
     progress_interval_s: float = 5.0
     flush_retry_delay_s: float = 1.0
     stop_extension_s: float = 30.0  # what we ask of systemd at every progress line
+    spool_limit_s: float = 60.0  # when given up: for what is left to reach the local disk
     close_margin_s: float = 5.0  # on top of timeout, until stuck store threads are left behind
 
 

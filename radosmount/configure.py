@@ -26,6 +26,8 @@ CACHE_SIZE_MIN_BYTES: Final = 4 * MIB  # four of the kernel's writes: enough to 
 # Whatever is asked: no object of a shared store becomes a way to another user's rights.
 FORCED: Final = frozenset({"nosuid", "nodev", "default_permissions", "subtype=radosmount"})
 
+ROOT_SPOOL_DIRECTORY: Final = "/var/lib/radosmount/spool"
+
 SOURCE_FORM: Final = "[ID@][CLUSTER]:[POOL[/NAMESPACE]], as ceph: or webapp@ceph:assets"
 
 
@@ -55,6 +57,21 @@ def parse_source(source: str) -> Settings:
 # mistyped option of ours is refused by name instead of being taken for one of Ceph's.
 SHORT_CEPH_OPTIONS: Final = frozenset({"key", "keyfile", "fsid", "host"})
 CEPH_OPTION_FORM: Final = re.compile("[a-z][a-z0-9]*([_-][a-z0-9]+)+")
+
+
+def connection_words(config: StoreConfig) -> list[str]:
+    """What to say to another command of ours, so that it reaches the same cluster as the same
+    user. Other Ceph options are left out: they may be secret (--key)."""
+    fields = (
+        ("--cluster", "cluster"), ("-c", "conf_path"), ("-n", "client_name"),
+        ("-k", "keyring_path"), ("-m", "monitor_hosts"),
+    )  # fmt: skip
+    words: list[str] = []
+    for option, field in fields:
+        value = getattr(config, field)
+        if value != getattr(StoreConfig(), field):
+            words += [option, value]
+    return words
 
 
 def is_ceph_option(name: str) -> bool:
@@ -168,19 +185,29 @@ def libfuse_options(settings: Settings) -> frozenset[str]:
     return options | {"ro" if settings.get("view.is_read_only") else "rw"}
 
 
+def default_spool_directory(uid: int, environment: Mapping[str, str]) -> str:
+    """Below XDG_STATE_HOME, as the XDG specification has it; root's is the host's."""
+    state = environment.get("XDG_STATE_HOME", "")
+    if not state.startswith("/"):  # a relative one does not count
+        state = os.path.join(environment.get("HOME", ""), ".local/state")
+    if uid == 0 or not state.startswith("/"):
+        return ROOT_SPOOL_DIRECTORY
+    return os.path.join(state, "radosmount/spool")
+
+
 def with_absolute_paths(config: Config, directory: str) -> Config:
     """The daemon leaves its working directory, so no path may depend on it."""
 
     def absolute(path: str | None) -> str | None:
         return path and os.path.normpath(os.path.join(directory, path))
 
-    store: StoreConfig = replace(
+    store = replace(
         config.store,
         conf_path=absolute(config.store.conf_path),
         keyring_path=absolute(config.store.keyring_path),
     )
+    cache = replace(config.cache, spool_directory=absolute(config.cache.spool_directory))
     process = replace(config.process, log_path=absolute(config.process.log_path))
     mountpoint = absolute(config.fuse.mountpoint) or ""
-    return replace(
-        config, store=store, process=process, fuse=replace(config.fuse, mountpoint=mountpoint)
-    )
+    fuse = replace(config.fuse, mountpoint=mountpoint)
+    return replace(config, store=store, cache=cache, process=process, fuse=fuse)

@@ -179,6 +179,10 @@ OPTIONS: Final = (
            ("cache.dirty_expire_s",), SECONDS),
     Option("conflict", "POLICY", "a flush onto an object that someone else changed: `fail` with "
            "ESTALE, or overwrite it (`last-writer`)", ("cache.conflict",), choice(ConflictMode)),
+    Option("spool", "DIRECTORY", "keep here what can never be stored, for `radosmount restore`",
+           ("cache.spool_directory",), TEXT,
+           default="/var/lib/radosmount/spool; for others than root "
+           "~/.local/state/radosmount/spool"),
     Option("ro", "", "read-only", ("view.is_read_only",)),
     Option("rw", "", "read-write", ("view.is_read_only",), constant=False),
     Option("rw_pools", "POOL:POOL", "pools of rbd, cephfs, rgw and mgr that may be written",

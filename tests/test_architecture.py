@@ -10,7 +10,9 @@ LAYERS = ["errors", "config", "store", "cache", "vfs", "fuse", "app", "cli", "__
 # Modules of the top folder that share the layer of a neighbour.
 LAYER_OF = {
     **dict.fromkeys(["options", "configure"], "config"),
-    **dict.fromkeys(["daemon", "lifecycle", "logs", "mountpoint", "notify", "unmount"], "app"),
+    **dict.fromkeys(
+        ["daemon", "lifecycle", "logs", "mountpoint", "notify", "restore", "unmount"], "app"
+    ),
     **dict.fromkeys(["lab_folder", "lab_processes"], "lab"),
 }
 OUTSIDE = {"ctl", "lab"}  # beside the chain: config and errors only

@@ -23,7 +23,7 @@ may be forgotten.
 """
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import Final
@@ -157,6 +157,19 @@ class CachedFile:
             self._dirty.cut = 0
             self._apply(FileEvent.MODIFIED)
 
+    @classmethod
+    def with_unstored(
+        cls, key: ObjectKey, flight: Flight, attempts: Iterable[Attempt]
+    ) -> "CachedFile":
+        """A file that has what `flight` would store, and may have tried to before."""
+        file = cls(key, None if flight.is_new else flight.base)
+        file._dirty = flight.changes
+        file._is_append = flight.is_append
+        file.size = flight.size
+        file.attempts = list(attempts)
+        file._apply(FileEvent.MODIFIED)
+        return file
+
     # What it is now
 
     @property
@@ -288,9 +301,7 @@ class CachedFile:
         """Freeze what is dirty. What is written from now on goes out with the next flush."""
         self._apply(FileEvent.WRITE_STARTED)
         changes, self._dirty = self._dirty, Changes()
-        if changes.mtime_s is None:
-            changes.mtime_s = self.base.mtime_s
-        self._flight = Flight(changes, self.base, self.is_new, self.size, self._is_append)
+        self._flight = self._as_flight(changes, self._is_append)
         self._is_append = True
         return self._flight
 
@@ -416,6 +427,29 @@ class CachedFile:
         self.state = FileState.CLEAN
         self.epoch += 1
         return held
+
+    def unstored(self) -> Flight:
+        """A copy of all that the store does not have, as one flight that has not left.
+
+        What a flush has under way is in it, too: that may yet be stored, or not.
+        """
+        changes = Changes()
+        if self._flight:
+            changes.absorb(self._flight.changes)
+        changes.absorb(self._dirty)
+        was_append = self._flight is None or self._flight.is_append
+        return self._as_flight(changes, self._is_append and was_append)
+
+    def give_up(self) -> Flight:
+        """Discard what is dirty, and return it. Not during a flush."""
+        given_up = self._as_flight(self._dirty, self._is_append)
+        self.discard()
+        return given_up
+
+    def _as_flight(self, changes: Changes, is_append: bool) -> Flight:
+        if changes.mtime_s is None:
+            changes.mtime_s = self.base.mtime_s
+        return Flight(changes, self.base, self.is_new, self.size, is_append)
 
     def _apply(self, event: FileEvent) -> None:
         self.state = TRANSITIONS[self.state, event]

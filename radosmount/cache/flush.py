@@ -75,6 +75,15 @@ class Flusher:
             raise FlushFailed(failure, None) from failure
         return await self._store_rest(file, plan, version)
 
+    def attempt_of(self, flight: Flight) -> Attempt:
+        """How the object looks once the first operation of `flight` is applied, or more are.
+
+        No append where there are more: what follows the first may be ours, or someone else's.
+        """
+        plan = self._plan(flight)
+        is_all = next(plan.rest, None) is None
+        return _attempt(plan.first, plan, flight, flight.is_append and is_all)
+
     async def _store_first(self, file: CachedFile, flight: Flight) -> tuple[Plan, int]:
         """The guarded operation; a refusal is looked into before it counts as a conflict."""
         for _ in range(APPEND_ATTEMPT_COUNT_MAX):

@@ -7,9 +7,10 @@ flush is `plan`'s and `flush`'s; here is who waits for what, within which bounds
 - A flush runs in the background nursery and cannot be cancelled; whoever wants it waits on its
   ticket, until nothing was acknowledged for `timeout`.
 - A failed flush keeps its bytes. Transient failures are tried again here; every handle that was
-  open hears once.
+  open hears once. What failed for good goes to the spool at the last close.
 """
 
+import contextlib
 import functools
 import logging
 import time
@@ -21,9 +22,11 @@ import trio
 
 from radosmount.cache.budget import Budget
 from radosmount.cache.extents import Buffer
-from radosmount.cache.file import CachedFile
+from radosmount.cache.file import Attempt, CachedFile, Flight
 from radosmount.cache.flush import Flusher, FlushFailed
 from radosmount.cache.sequencer import Sequencer
+from radosmount.cache.spool import Spooler
+from radosmount.cache.spoolfile import Spooled, movable
 from radosmount.cache.ticket import Ticket
 from radosmount.config import MIB, CacheConfig, FlushMode
 from radosmount.errors import (
@@ -71,12 +74,18 @@ class PageCache:
         config: CacheConfig,
         sequencer: Sequencer,
         on_flushed: Callable[[CachedFile], None] = lambda file: None,
+        spooler: Spooler | None = None,
     ) -> None:
-        """`on_flushed(file)`: called when a flush of `file` has ended, well or not."""
+        """`on_flushed(file)`: called when a flush of `file` has ended, well or not. Without a
+        `spooler`, what can never be stored is lost."""
         self._store = store
         self._config = config
         self._sequencer = sequencer
         self._on_flushed = on_flushed
+        self._spooler = spooler
+        self._spooled_at_end: set[CachedFile] = set()
+        self._is_ending = False
+        self._pool_names: dict[int, bytes] = {}  # of pools that may be gone by now
         # Half is for what is written and not stored, an eighth for what is read ahead; the rest,
         # in equal parts, for the copies that operations in flight carry and librados's of those.
         self._budget = Budget(config.size_bytes // 2)
@@ -237,8 +246,8 @@ class PageCache:
             self._forget(file)
 
     async def run(self) -> None:
-        """Write back what has waited long enough, and try again what failed. Never returns."""
-        while True:
+        """Write back what has waited long enough, and try again what failed. Until the end."""
+        while not self._is_ending:
             await self._has_dirty.wait()
             await trio.sleep(min(TICK_S, self._config.dirty_expire_s))
             now_s = trio.current_time()
@@ -248,15 +257,56 @@ class PageCache:
             self._relieve()
 
     def give_up(self, file: CachedFile) -> None:
-        """Drop what cannot ever be stored, and say so. In the file's turn, or without one."""
-        log.error(
-            "%r: %d bytes could not be stored and are lost: %s",
-            file.key.name,
-            file.unstored_byte_count,
-            file.error,
+        """Let go of what cannot ever be stored: the spool takes it, and the log says so.
+
+        The file has the store's bytes again at once; the spool's count in the budget until they
+        are on disk. In the file's turn, or without one; not during a flush.
+        """
+        attempts = file.attempts
+        given_up = file.give_up()
+        file.is_suspect = True  # the kernel has what is given up
+        self._forget(file)
+        byte_count = given_up.changes.extents.byte_count
+        if self._spooler is not None:
+            spooled = self._as_spooled(file, given_up, attempts)
+            self._spooler.start(spooled, lambda: self._budget.release(byte_count))
+        else:
+            text = "%r: %d bytes could not be stored and are lost: %s"
+            log.error(text, file.key.name, byte_count, file.error)
+            self._budget.release(byte_count)
+
+    async def spool_unstored(self) -> None:
+        """At the end: put all that is not stored into the spool, and wait until it is there.
+
+        What a flush has under way is spooled, too, and may yet be stored: writing it back then
+        finds that out. No flush begins after this.
+        """
+        self._is_ending = True
+        if self._spooler is None:
+            return
+        for file in self.dirty_files:  # one by one: each is copied first
+            if file in self._dirty and file not in self._spooled_at_end:
+                self._spooled_at_end.add(file)
+                attempts = list(file.attempts)
+                if file.is_in_flight:
+                    attempts.append(self._flusher.attempt_of(file.current_flight))
+                spooled = self._as_spooled(file, file.unstored(), attempts)
+                self._spooler.start(spooled, lambda: None)
+                await self._spooler.settle()
+        await self._spooler.settle()
+
+    def _as_spooled(self, file: CachedFile, flight: Flight, attempts: list[Attempt]) -> Spooled:
+        assert self._spooler is not None
+        pool_id = file.key.pool_id
+        return Spooled(
+            file.key,
+            self._pool_names.get(pool_id, b""),
+            self._spooler.cluster,
+            movable(flight, attempts),
+            tuple(attempts),
+            str(file.error or "the mount has ended"),
+            int(time.time()),
         )
-        self.discard(file)
-        file.is_suspect = True  # the kernel has what is lost
 
     def has_failed_for_good(self, file: CachedFile) -> bool:
         """Whether the last flush failed in a way that trying again does not mend."""
@@ -289,6 +339,8 @@ class PageCache:
         try:
             if file.key != key:
                 return False
+            if file.needs_flush and self._is_ending:
+                raise DeadlineExceeded(f"{key.name!r}: the mount is ending")
             if file.needs_flush:
                 await self._store_once(file)
             return True
@@ -305,6 +357,8 @@ class PageCache:
             self._budget.release(file.fail_write(failure.cause, failure.begun))
             self._note_failure(file, failure.cause)
         except BaseException as bug:
+            if isinstance(bug, trio.Cancelled):  # the operation itself goes on
+                file.remember_attempt(self._flusher.attempt_of(file.current_flight))
             self._budget.release(file.fail_write(StoreFailure(repr(bug)), None))
             raise
         else:
@@ -350,6 +404,9 @@ class PageCache:
             now_s = trio.current_time()
             self._dirty[file] = _Schedule(dirty_since_s=now_s, progress_s=now_s)
             self._has_dirty.set()
+            if file.key.pool_id not in self._pool_names:
+                with contextlib.suppress(StoreError):
+                    self._pool_names |= {pool.pool_id: pool.name for pool in self._store.pools()}
 
     def _note_progress(self, file: CachedFile) -> None:
         self._progress_s = trio.current_time()
@@ -372,7 +429,7 @@ class PageCache:
     def _after_flush(self, file: CachedFile) -> None:
         if file.is_clean:
             self._forget(file)
-        elif self.has_failed_for_good(file) and not file.writer_count:
+        elif self.has_failed_for_good(file) and not file.writer_count and not self._is_ending:
             self.give_up(file)
         if self._budget.has_waiters:
             self._relieve()

@@ -19,6 +19,7 @@ from radosmount.cache.file import CachedFile
 from radosmount.cache.pagecache import PageCache
 from radosmount.cache.readahead import ReadAhead
 from radosmount.cache.sequencer import Sequencer
+from radosmount.cache.spool import Spool, Spooler
 from radosmount.config import CacheConfig, FlushMode, ViewConfig
 from radosmount.errors import (
     CrossPool,
@@ -63,7 +64,8 @@ class ListedEntry:
 
 class Filesystem:
     """One mount. `nursery` is for background work and outlives every call;
-    `invalidate(ino)` has the kernel drop its pages of an inode some time soon."""
+    `invalidate(ino)` has the kernel drop its pages of an inode some time soon. Without a `spool`,
+    what can never be stored is lost."""
 
     def __init__(
         self,
@@ -72,6 +74,7 @@ class Filesystem:
         cache: CacheConfig,
         nursery: trio.Nursery,
         invalidate: Callable[[int], None] = lambda ino: None,
+        spool: Spool | None = None,
     ) -> None:
         self._view = view
         self._flush_mode = cache.flush
@@ -84,7 +87,8 @@ class Filesystem:
         self._pools = Pools(store, view)
         self._space = SpaceMeter(store)
         self._sequencer = Sequencer(nursery, view.timeout_s)
-        self._cache = PageCache(store, cache, self._sequencer, self._after_flush)
+        spooler = None if spool is None else Spooler(spool, nursery)
+        self._cache = PageCache(store, cache, self._sequencer, self._after_flush, spooler)
         self._ahead = ReadAhead(store, self._cache, nursery, cache.size_bytes // 8)
         self._objects = Objects(store, self._nodes, self._cache, self._sequencer, invalidate)
         self._removal = Removal(store, self._nodes, self._cache)
@@ -322,6 +326,10 @@ class Filesystem:
         """Store everything. What fails is kept. Raises: the first error."""
         await self._flush_files(self._cache.dirty_files)
 
+    async def spool_unwritten(self) -> None:
+        """At the end: put what is not stored into the spool. Nothing is stored after this."""
+        await self._cache.spool_unstored()
+
     def dirty_bytes(self) -> int:
         """Bytes that the store does not have."""
         return self._cache.held_bytes
@@ -437,7 +445,7 @@ class Filesystem:
         file = node.file
         if not file.writer_count and self._cache.has_failed_for_good(file):
             self._cache.give_up(file)
-            node.has_stale_pages = True  # the kernel has what is lost
+            node.has_stale_pages = True  # the kernel has what is given up
             self._drop_if_given_up(node)
         if not node.open_count and file.orphan is not None:
             file.orphan.close()

@@ -51,7 +51,7 @@ class Mount:
         if not find_mount(str(self.path)):
             self.path.mkdir(exist_ok=True)
         command = [sys.executable, *program, "-f", "-c", str(lab.conf_path), *words]
-        command += ["-o", options, source, str(self.path)]
+        command += ["-o", f"spool={self.folder}/spool", "-o", options, source, str(self.path)]
         environment = {**os.environ, "NOTIFY_SOCKET": str(self._listen())}
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(

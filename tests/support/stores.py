@@ -10,6 +10,7 @@ import trio
 from radosmount.cache.file import CachedFile
 from radosmount.cache.pagecache import PageCache
 from radosmount.cache.sequencer import Sequencer
+from radosmount.cache.spool import Spool, Spooler
 from radosmount.config import CacheConfig
 from radosmount.store.interface import Limits, ObjectKey, ObjectStat
 from radosmount.store.memory import Call, MemoryStore
@@ -64,7 +65,10 @@ class CacheBench:
         self.store = store or MemoryStore()
         self.config = replace(CacheConfig(), **settings)  # type: ignore[arg-type]
         self.sequencer = Sequencer(nursery, self.config.timeout_s)
-        self.cache = PageCache(self.store, self.config, self.sequencer)
+        directory = self.config.spool_directory
+        spool = None if directory is None else Spool(directory, "ceph", "radosmount restore")
+        self.spooler = None if spool is None else Spooler(spool, nursery)
+        self.cache = PageCache(self.store, self.config, self.sequencer, spooler=self.spooler)
 
     def new_file(self, name: bytes = b"f", writer_count: int = 1) -> CachedFile:
         file = CachedFile(key_of(name), None)

@@ -8,6 +8,7 @@ import pytest
 
 from radosmount import cli
 from radosmount.config import Config
+from radosmount.configure import connection_words, default_spool_directory
 from radosmount.errors import UsageError
 from radosmount.options import OPTIONS
 
@@ -44,6 +45,32 @@ def test_debug_means_foreground() -> None:
 def test_values_with_commas() -> None:
     """Outside of -o a comma is a comma."""
     assert parsed("ceph:", "/m", "-m", "a,b").store.monitor_hosts == "a,b"
+
+
+def test_where_the_spool_is() -> None:
+    """For root the host's; for others below their home, as XDG has it."""
+    assert parsed("ceph:", "/m").cache.spool_directory == "/var/lib/radosmount/spool"  # no HOME
+    assert parsed("ceph:", "/m", "-o", "spool=s").cache.spool_directory == "/home/me/s"
+    places = [
+        (0, {"HOME": "/root"}, "/var/lib/radosmount/spool"),
+        (7, {"HOME": "/h"}, "/h/.local/state/radosmount/spool"),
+        (7, {"HOME": "/h", "XDG_STATE_HOME": "/s"}, "/s/radosmount/spool"),
+        (7, {"HOME": "/h", "XDG_STATE_HOME": "s"}, "/h/.local/state/radosmount/spool"),
+    ]
+    for uid, environment, expected in places:
+        assert default_spool_directory(uid, environment) == expected
+
+
+def test_the_words_of_a_restore() -> None:
+    """The log's command reaches the same cluster as the same user, and tells no secret."""
+    words = ["webapp@west:assets", "/m", "-k", "key ring", "-mhost", "--key=secret", "-c", "c"]
+    connection = connection_words(parsed(*words).store)
+    assert connection == ["--cluster", "west", "-c", "/home/me/c", "-n", "client.webapp",
+                          "-k", "/home/me/key ring", "-m", "host"]  # fmt: skip
+    line = cli.CommandLine(known_flags=cli.RESTORE_FLAGS, known_values=cli.RESTORE_VALUES)
+    cli.sort_words([*connection, "file", "--force", "--as=x"], line)
+    assert line.operands == ["file"]
+    assert (line.flags, line.values) == ({"force"}, {"as": "x"})
 
 
 def test_any_other_ceph_option() -> None:
@@ -90,6 +117,11 @@ def run(*words: str, directory: Path) -> "subprocess.CompletedProcess[str]":
         (["umount"], 1, "give one mount point"),
         (["umount", "-x", "/"], 1, "unknown option -x"),
         (["umount", "."], 32, "nothing is mounted on"),
+        (["restore"], 1, "FILE is missing"),
+        (["restore", "--as", "x", "a", "b"], 1, "give one FILE"),
+        (["restore", "--as"], 1, "--as needs a value"),
+        (["restore", "-f", "a"], 1, "unknown option -f"),
+        (["restore", "-c", "/nowhere", "a"], 32, "/nowhere: No such file"),
         (["umount", "/proc"], 32, "/proc is no radosmount (proc, proc): use umount"),
     ],
 )

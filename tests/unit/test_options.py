@@ -57,7 +57,7 @@ def test_each_option_reaches_its_setting() -> None:
         "conf=/c", "id=web", "keyring=/k", "mon_host=a;b", "connect_timeout=2.5", "timeout=9s",
         "cache_size=1G", "atomic_max=64M", "flush=lazy", "dirty_expire=1", "conflict=last-writer",
         "ro", "rw_pools=a:b", "names=flat", "uid=5", "gid=6", "fmode=600", "dmode=0700",
-        "strict_modes", "allow_other", "stock_fuse", "driver=native", "log_file=/l",
+        "strict_modes", "allow_other", "stock_fuse", "driver=native", "log_file=/l", "spool=/s",
     )  # fmt: skip
     assert (config.store.conf_path, config.store.keyring_path) == ("/c", "/k")
     assert (config.store.client_name, config.store.monitor_hosts) == ("client.web", "a;b")
@@ -73,7 +73,7 @@ def test_each_option_reaches_its_setting() -> None:
     assert (config.view.uid, config.view.gid) == (5, 6)
     assert (config.view.file_mode, config.view.directory_mode) == (0o600, 0o700)
     assert (config.store.driver, config.fuse.is_tuned) == ("native", False)
-    assert config.process.log_path == "/l"
+    assert (config.process.log_path, config.cache.spool_directory) == ("/l", "/s")
     assert {"ro", "allow_other", "nosuid", "nodev", "default_permissions"} <= config.fuse.options
 
 

@@ -56,7 +56,7 @@ async def test_permanent_failure_is_kept_while_open(bench: CacheBench) -> None:
 
 
 async def test_permanent_failure_without_writer(bench: CacheBench) -> None:
-    """What can never be stored is dropped when nobody has the file open for writing."""
+    """Without a spool, what can never be stored is lost when nobody has it open for writing."""
     file = bench.new_file(writer_count=0)
     await bench.cache.write(file, 0, b"abc")
     bench.store.fail_next(PermissionDenied("no"), is_apply)
