@@ -4,6 +4,7 @@
 
 - The first SIGTERM, SIGINT or SIGHUP gives up while CONNECTING; while SERVING it flushes,
   unmounts and ends. The next one no longer waits for what RADOS does not take.
+- What RADOS has not taken by the end goes to the spool, whichever way it comes to the end.
 - An unmount from outside (umount, fusermount3 -u) ends SERVING, and all is flushed after it.
   systemd sends SIGTERM to the processes of a .mount unit right after umount, so this first
   signal does not shorten the flush.
@@ -41,6 +42,10 @@ class Filesystem(Protocol):
 
     async def flush_all(self) -> None:
         """Raises the first error, and keeps what could not be written."""
+
+    async def spool_unwritten(self) -> None:
+        """Keep elsewhere what is not in RADOS, and write nothing more. May be called again, also
+        meanwhile: each call waits until all of it is kept, or said in the log to be lost."""
 
     def dirty_bytes(self) -> int: ...
     def unwritten(self) -> list[str]: ...
@@ -123,6 +128,7 @@ class Mount:
         self._connecting = trio.CancelScope()
         self._stop_asked = trio.Event()
         self._gave_up = trio.Event()
+        self._filesystem: Filesystem | None = None
         self._session: Session | None = None
         self.is_ready = False
 
@@ -155,6 +161,9 @@ class Mount:
         """After the second signal: store threads that hang must not keep the process."""
         await self._gave_up.wait()
         await trio.sleep(self._config.process.close_margin_s)
+        if self._filesystem is not None:
+            with trio.move_on_after(self._config.process.spool_limit_s):
+                await self._filesystem.spool_unwritten()
         if self._session is not None:
             self._session.unmount()
         log.error("leaving without an orderly end")
@@ -173,10 +182,19 @@ class Mount:
         return exit_code
 
     async def _mount_and_serve(self, filesystem: Filesystem, session: Session) -> int:
-        exit_code = EXIT_OK
         self._session = session
         session.mount()
+        self._filesystem = filesystem
         self._stage = Stage.SERVING
+        try:
+            exit_code = await self._serve_and_flush(filesystem, session)
+            return exit_code if self._is_all_written(filesystem) else EXIT_FAILED
+        finally:
+            with trio.CancelScope(shield=True):
+                await filesystem.spool_unwritten()
+
+    async def _serve_and_flush(self, filesystem: Filesystem, session: Session) -> int:
+        exit_code = EXIT_OK
         try:
             await self._serve(filesystem, session)
         except Exception:
@@ -186,7 +204,7 @@ class Mount:
             session.unmount()
         self._stage = Stage.FLUSHING
         await self._flush(filesystem)
-        return exit_code if self._is_all_written(filesystem) else EXIT_FAILED
+        return exit_code
 
     def _announce(self) -> None:
         self.is_ready = True

@@ -37,6 +37,9 @@ class EmptyFilesystem:
         await trio.sleep(float(os.environ.get("EMPTY_MOUNT_FLUSH_S", "0")))
         self._names = []
 
+    async def spool_unwritten(self) -> None:
+        pass
+
     def dirty_bytes(self) -> int:
         return len(self._names)
 

@@ -18,6 +18,7 @@ from radosmount.config import MIB
 from radosmount.lab import Lab
 from tests.mount.calls import can, eventually, fails, opened
 from tests.mount.mounting import mounted
+from tests.mount.restoring import restore_words, restored
 from tests.support.cluster import temporary_lab
 
 POOL: Final = "pool"
@@ -97,6 +98,38 @@ def test_writes_to_a_dead_osd(faulty: Lab, client: rados.Ioctx, name: str) -> No
             os.fsync(second)
             can(lambda: os.fsync(first))  # has heard that it took too long, not yet of its end
             os.fsync(first)
+
+
+def test_an_end_with_a_dead_osd(faulty: Lab, client: rados.Ioctx, name: str) -> None:
+    """What RADOS has not taken when the mount ends (a second signal gives up on it) goes to the
+    spool, too, also what was under way."""
+    contents = {f"{name}-{number}": os.urandom(number * 700_000) for number in range(5)}
+    options = f"timeout={TIMEOUT_S},flush=lazy,dirty_expire=3600"
+    with mounted(faulty, f"ceph:{POOL}", options, expected=["."]) as mount:
+        for path, content in contents.items():
+            (mount.path / path).write_bytes(content)
+        client.write_full(f"{name}-3", b"theirs")
+        faulty.signal("osd.0", signal.SIGSTOP)
+        process = mount.process
+        assert process is not None
+        process.send_signal(signal.SIGTERM)
+        eventually(lambda: "cannot write back yet" in mount.log())
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 1
+        faulty.signal("osd.0", signal.SIGCONT)
+        words = restore_words(mount)
+        files = list((mount.folder / "spool").iterdir())
+        assert len(files) == len(contents)
+        for file in files:
+            assert f"radosmount restore -c {faulty.conf_path} {file}" in mount.log()
+        [refused] = [file for file in files if f"{name}-3-" in file.name]
+        result = restored(*words[:-1], *map(str, files))
+        assert result.returncode == 32
+        assert result.stderr.startswith(f"radosmount: {refused}: does not overwrite")
+        assert result.stderr.count("\n") == 1
+        assert restored(*words[:-1], "--force", str(refused)).returncode == 0
+        for path, content in contents.items():
+            assert client.read(path, len(content) + 1) == content
 
 
 def test_a_writer_waits_for_room(faulty: Lab, name: str) -> None:

@@ -25,8 +25,12 @@ class World:
         self.events: list[str] = []
         self.refusals: list[RadosmountError] = []  # what the next flushes raise
         self.names = ["a"]
+        self.spooled: list[str] = []
+        self.on_refused: Callable[[], None] = lambda: None
         self.start_failure: Exception | None = None
         self.serve_failure: Exception | None = None
+        self.fails_in_background = False
+        self.fail = trio.Event()
         self.ready = trio.Event()
         self.ended = trio.Event()
         self.on_ready: OnReady = lambda: None
@@ -42,7 +46,13 @@ class World:
         self, store: Store, config: Config, nursery: trio.Nursery, on_ready: OnReady
     ) -> "tuple[World, World]":
         self.on_ready = on_ready
+        if self.fails_in_background:
+            nursery.start_soon(self._fail)
         return self, self
+
+    async def _fail(self) -> None:
+        await self.fail.wait()
+        raise ZeroDivisionError
 
     async def aclose(self) -> None:
         self.events.append("close")
@@ -55,9 +65,15 @@ class World:
         await trio.lowlevel.checkpoint()
         if self.refusals:
             self.events.append("refused")
+            self.on_refused()
             raise self.refusals.pop(0)
         self.events.append("flush")
         self.names.clear()
+
+    async def spool_unwritten(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self.spooled += self.names
+        self.names = []
 
     def dirty_bytes(self) -> int:
         return 10 * len(self.names)
@@ -133,7 +149,31 @@ async def test_permanent_failures_end_and_are_named(caplog: pytest.LogCaptureFix
     world.refusals = [PermissionDenied("caps") for _ in range(100)]
     assert await live(world, world.ended.set) == 1
     assert "10 bytes of 1 files: a" in caplog.text
+    assert world.spooled == ["a"]
     assert world.events[-1] == "close"
+
+
+@pytest.mark.expects_log("cannot write back yet")
+@pytest.mark.expects_log("not written to RADOS")
+async def test_a_second_signal_gives_up() -> None:
+    """What is left then goes to the spool."""
+    world = World()
+    world.refusals = [TimedOut("no answer") for _ in range(1_000_000)]
+
+    world.on_refused = send(signal.SIGTERM)
+    assert await live(world, send(signal.SIGTERM)) == 1
+    assert world.spooled == ["a"]
+    assert world.events[-1] == "close"
+
+
+async def test_an_end_by_cancellation_spools() -> None:
+    """Also where a bug in the background ends it."""
+    world = World()
+    world.fails_in_background = True
+    with pytest.RaisesGroup(ZeroDivisionError, allow_unwrapped=True, flatten_subgroups=True):
+        await live(world, world.fail.set)
+    assert world.spooled == ["a"]
+    assert world.events[-2:] == ["unmount", "close"]
 
 
 @pytest.mark.expects_log("cannot write back yet")
