@@ -83,6 +83,14 @@ class Changes:
 
 
 @dataclass(frozen=True, slots=True)
+class PartlyStored(ObjectStat):
+    """The object after a flush of which not all was stored: at least `size_min` long, and at most
+    `size`. What is missing at its end is unstored, so it counts as `size`."""
+
+    size_min: int
+
+
+@dataclass(frozen=True, slots=True)
 class Flight:
     """What one flush stores: frozen when it starts.
 
@@ -101,6 +109,13 @@ class Flight:
         """How much of the store's content still counts."""
         cut = self.changes.cut
         return self.base.size if cut is None else min(self.base.size, cut)
+
+    @property
+    def kept_size_min(self) -> int:
+        """The same, where the store may have less than we count on."""
+        if isinstance(self.base, PartlyStored):
+            return min(self.kept_size, self.base.size_min)
+        return self.kept_size
 
     @property
     def replaces_all(self) -> bool:
@@ -316,12 +331,11 @@ class CachedFile:
         self._apply(FileEvent.WRITE_SUCCEEDED)
         return flight.changes.extents.byte_count
 
-    def fail_write(self, error: RadosmountError, begun: ObjectStat | None) -> int:
+    def fail_write(self, error: RadosmountError, begun: PartlyStored | None) -> int:
         """The flight is not stored, or not all: its bytes are dirty again, under what was
         written since. Return how many bytes are held twice no more.
 
-        `begun`: the object at its last known version, where the first operation was stored. It
-        may be shorter by now than `begun` says, but not longer.
+        `begun`: the object at its last known version, where the first operation was stored.
         """
         flight = self.current_flight
         held = flight.changes.extents.byte_count + self._dirty.extents.byte_count

@@ -7,13 +7,12 @@ state is in the file.
 import hashlib
 import itertools
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
 
 import trio
 
 from radosmount.cache.budget import Budget
-from radosmount.cache.file import Attempt, CachedFile, Flight
+from radosmount.cache.file import Attempt, CachedFile, Flight, PartlyStored
 from radosmount.cache.kept import KeptContents
 from radosmount.cache.plan import Plan, plan_flush
 from radosmount.config import CacheConfig
@@ -41,7 +40,7 @@ class FlushFailed(Exception):
     """A flush was not stored, or not all of it. `begun`: what its first operation made of the
     object, where that one was stored."""
 
-    def __init__(self, cause: StoreError, begun: ObjectStat | None) -> None:
+    def __init__(self, cause: StoreError, begun: PartlyStored | None) -> None:
         super().__init__(cause)
         self.cause = cause
         self.begun = begun
@@ -177,7 +176,8 @@ class Flusher:
             for _ in range(PARALLEL_OPERATION_COUNT_MAX):
                 nursery.start_soon(work)
         if failures:
-            begun = replace(plan.begun, size=flight.size, version=max(versions))
+            mtime_s = plan.begun.mtime_s
+            begun = PartlyStored(flight.size, mtime_s, max(versions), plan.size_min)
             raise FlushFailed(failures[0], begun) from failures[0]
         return max(versions)
 
@@ -209,7 +209,7 @@ def _attempt(change: Change, plan: Plan, flight: Flight, is_append: bool) -> Att
         for step in change.steps
         if isinstance(step, Write | WriteFull) and step.data
     )
-    return Attempt(plan.begun.size, flight.size, plan.begun.mtime_s, is_append, pieces)
+    return Attempt(plan.size_min, flight.size, plan.begun.mtime_s, is_append, pieces)
 
 
 def _digest(data: bytes) -> bytes:

@@ -36,8 +36,8 @@ FIRST_OPERATION_BYTES_MAX: Final = MIB
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`begun`: the object after `first` alone, but for its version. `content`: the whole, where
-    `first` stores that.
+    """`begun`: the object after `first` alone, but for its version; it is at least `size_min`
+    long. `content`: the whole, where `first` stores that.
 
     `rest` is copied from the flight only as each is asked for: a flush of 100 MiB does not
     hold them twice.
@@ -46,6 +46,7 @@ class Plan:
     first: Change
     rest: Iterator[Change]
     begun: ObjectStat
+    size_min: int
     content: bytes | None = None
 
 
@@ -59,15 +60,16 @@ def plan_flush(
         content = _whole_content(flight)
         steps: tuple[Step, ...] = (WriteFull(content), *_xattr_steps(flight))
         begun = ObjectStat(flight.size, mtime_s, 0)
-        return Plan(Change(steps, guard, mtime_s), iter(()), begun, content)
+        return Plan(Change(steps, guard, mtime_s), iter(()), begun, flight.size, content)
     leading = [*_resize_steps(flight, limits), *_xattr_steps(flight)]
     batches = _batches(flight, limits.operation_bytes_max)
     steps = (*leading, *next(batches, ())) or (Create(),)  # mtime alone
-    begun_size = max(flight.kept_size, _end_of(steps))
+    end = _end_of(steps)
     return Plan(
         Change(steps, guard, mtime_s),
         (Change(tuple(batch), Existence.PRESENT, mtime_s) for batch in batches),
-        ObjectStat(begun_size, mtime_s, 0),
+        ObjectStat(max(flight.kept_size, end), mtime_s, 0),
+        max(flight.kept_size_min, end),
     )
 
 

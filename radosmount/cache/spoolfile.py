@@ -10,13 +10,13 @@ they are UTF-8, and exact in any case.
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import quote
 
 from radosmount.cache.extents import Buffer, ExtentMap
-from radosmount.cache.file import Attempt, Changes, Flight
+from radosmount.cache.file import Attempt, Changes, Flight, PartlyStored
 from radosmount.errors import SpoolError
 from radosmount.store.interface import ObjectKey, ObjectStat
 
@@ -116,7 +116,7 @@ def _header(spooled: Spooled) -> dict[str, object]:
         "is_new": flight.is_new,
         "is_append": flight.is_append,
         "cut": changes.cut,
-        "base": {"size": base.size, "mtime_s": base.mtime_s, "version": base.version},
+        "base": asdict(base),
         "xattrs": {
             _text(name): None if value is None else _text(value)
             for name, value in changes.xattrs.items()
@@ -157,7 +157,6 @@ def _spooled(header: dict[str, Any], data: memoryview) -> Spooled:
 
 
 def _flight(header: dict[str, Any], data: memoryview) -> Flight:
-    base = header["base"]
     size = _count(header["size"])
     cut = None if header["cut"] is None else _count(header["cut"])
     xattrs = {
@@ -167,8 +166,16 @@ def _flight(header: dict[str, Any], data: memoryview) -> Flight:
     changes = Changes(_extents(header["extents"], data), cut, int(header["mtime_s"]), xattrs)
     if changes.extents.end > size:
         raise ValueError("bytes beyond the end")
-    stat = ObjectStat(_count(base["size"]), int(base["mtime_s"]), _count(base["version"]))
-    return Flight(changes, stat, bool(header["is_new"]), size, bool(header["is_append"]))
+    return Flight(
+        changes, _stat(header["base"]), bool(header["is_new"]), size, bool(header["is_append"])
+    )
+
+
+def _stat(base: dict[str, Any]) -> ObjectStat:
+    size, mtime_s, version = _count(base["size"]), int(base["mtime_s"]), _count(base["version"])
+    if "size_min" in base:
+        return PartlyStored(size, mtime_s, version, _count(base["size_min"]))
+    return ObjectStat(size, mtime_s, version)
 
 
 def _extents(listed: list[list[int]], data: memoryview) -> ExtentMap:

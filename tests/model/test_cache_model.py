@@ -161,6 +161,17 @@ def small_pieces() -> Iterator[None]:
     atomic_max=st.sampled_from([0, 10, 1000]),
     operations=operations,
 )
+@example(  # half stored, then whole with a lost reply: the object is shorter than it counts for
+    seed=0,
+    before=None,
+    atomic_max=0,
+    operations=[
+        ("append", b"012"),
+        ("append", b"345678"),
+        ("fail", 0, 2, True),
+        ("fail", 0, 1, False),
+    ],
+)
 def test_cache_is_a_bytearray(
     seed: int, before: bytes | None, atomic_max: int, operations: list[Operation]
 ) -> None:

@@ -4,7 +4,14 @@ from collections.abc import Callable
 
 import pytest
 
-from radosmount.cache.file import ATTEMPT_COUNT_MAX, TRANSITIONS, Attempt, CachedFile, FileState
+from radosmount.cache.file import (
+    ATTEMPT_COUNT_MAX,
+    TRANSITIONS,
+    Attempt,
+    CachedFile,
+    FileState,
+    PartlyStored,
+)
 from radosmount.errors import NoSpace, TimedOut
 from radosmount.store.interface import ObjectStat, ReadResult
 from tests.support.stores import key_of
@@ -130,7 +137,7 @@ def test_half_stored_flight_goes_on_from_there() -> None:
     file.write(0, b"abcd", 1)
     file.stage_xattr(b"a", b"1")
     file.start_write()
-    file.fail_write(NoSpace("full"), ObjectStat(4, 1, 9))
+    file.fail_write(NoSpace("full"), PartlyStored(4, 1, 9, size_min=2))
     assert not file.is_new
     assert file.staged_xattrs == {}
     assert file.start_write().base.version == 9

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from radosmount.cache.extents import ExtentMap
-from radosmount.cache.file import Attempt, Changes, Flight
+from radosmount.cache.file import Attempt, Changes, Flight, PartlyStored
 from radosmount.cache.spoolfile import NAME_BYTES_MAX, Spooled, decode, encode, file_name
 from radosmount.errors import SpoolError
 from radosmount.store.interface import ObjectKey, ObjectStat
@@ -26,7 +26,8 @@ def flights(draw: st.DrawFn) -> Flight:
         extents.write(offset, data)
     xattrs = draw(st.dictionaries(names, st.none() | st.binary(max_size=20), max_size=3))
     changes = Changes(extents, draw(st.none() | sizes), draw(times), xattrs)
-    base = ObjectStat(draw(sizes), draw(times), draw(sizes))
+    stat = (draw(sizes), draw(times), draw(sizes))
+    base = draw(st.sampled_from([ObjectStat(*stat), PartlyStored(*stat, size_min=5)]))
     size = extents.end + draw(sizes)
     return Flight(changes, base, draw(st.booleans()), size, draw(st.booleans()))
 
