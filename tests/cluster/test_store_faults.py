@@ -105,15 +105,22 @@ async def put_until_it_fails(store: RadosStore, pool: int) -> None:
 
 async def serves_again(lab: Lab, store: RadosStore, key: ObjectKey) -> None:
     """Wait until the OSD answers. A placement group may stay laggy until it peers anew."""
-    with contextlib.suppress(errors.TimedOut):
-        await store.stat(key)
+    if await answers(store, key):
         return
     lab.ceph("osd", "down", "0")
     with trio.fail_after(60):
-        while True:
-            with contextlib.suppress(errors.TimedOut):
-                await store.stat(key)
-                return
+        while not await answers(store, key):
+            pass
+
+
+async def answers(store: RadosStore, key: ObjectKey) -> bool:
+    """Whether there is such an object is an answer in either case."""
+    with contextlib.suppress(errors.ObjectNotFound):
+        try:
+            await store.stat(key)
+        except errors.TimedOut:
+            return False
+    return True
 
 
 async def test_frozen_osd(own_lab: Lab, store: RadosStore, key: ObjectKey) -> None:
