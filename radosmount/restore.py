@@ -80,13 +80,22 @@ async def restore_file(store: Store, path: str, manner: Manner) -> str:
         if is_begun and target.key == spooled.key:
             attempts = tuple(file.attempts)
             left = movable(file.unstored(), attempts)
-            rewrite(path, replace(spooled, flight=left, attempts=attempts))
+            _bring_up_to_date(path, replace(spooled, flight=left, attempts=attempts), failure)
         raise SpoolError(_refusal(failure, target, manner)) from failure
     if not manner.keeps_files:
         os.unlink(path)
     byte_count = spooled.flight.changes.extents.byte_count
     name, pool = _shown(target.key.name), _shown(spooled.pool_name)
     return f"wrote {byte_count} bytes to {name} in pool {pool}"
+
+
+def _bring_up_to_date(path: str, spooled: Spooled, failure: FlushFailed) -> None:
+    """Raises: SpoolError; the next try would then not know what this one has done."""
+    try:
+        rewrite(path, spooled)
+    except OSError as problem:
+        text = f"is perhaps written in part ({failure.cause}), and cannot say so: "
+        raise SpoolError(text + str(problem.strerror)) from problem
 
 
 def _target(store: Store, spooled: Spooled, manner: Manner) -> Spooled:

@@ -101,7 +101,8 @@ def _write_part(spooled: Spooled, part_fd: int, name: str, directory_fd: int) ->
 def rewrite(path: str, spooled: Spooled) -> None:
     """Replace a spool file: after a crash there is the old one or the new one. Raises: OSError."""
     part = path + PART_SUFFIX
-    part_fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    part_fd = os.open(part, flags, 0o600)  # a crash may have left one
     try:
         with open(part_fd, "wb") as file:
             file.writelines(encode(spooled))

@@ -180,6 +180,39 @@ async def test_restoring_that_fails(spooling: CacheBench, directory: Path) -> No
     assert spooling.stored() == b"BEgin"
 
 
+async def test_restoring_an_append_that_fails(spooling: CacheBench, directory: Path) -> None:
+    """What went behind a foreign append, though nobody heard, does not go there twice."""
+    file = spooling.stored_file(b"begin")
+    await spooling.cache.write(file, 0, b"+ours", is_append=True)
+    await give_up(spooling, file)
+    spooling.store.put_now(file.key, b"begin+theirs")
+    path = only_file(directory)
+    spooling.store.fail_next(TimedOut("lost"), is_apply, skip_count=1, applied=True)
+    with pytest.raises(SpoolError, match="is not written: lost"):
+        await restore_file(spooling.store, path, Manner())
+    assert spooling.stored() == b"begin+theirs+ours"
+    await restore_file(spooling.store, path, Manner())
+    assert spooling.stored() == b"begin+theirs+ours"
+
+
+async def test_restoring_to_a_disk_that_is_full(
+    spooling: CacheBench, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: str, spooled: Spooled) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("radosmount.restore.rewrite", refuse)
+    file = spooling.new_file()
+    await spooling.cache.write(file, 0, b"ours")
+    await give_up(spooling, file)
+    spooling.store.fail_next(TimedOut("lost"), is_apply)
+    path = only_file(directory)
+    with pytest.raises(SpoolError, match=r"perhaps written in part \(lost\).*No space left"):
+        await restore_file(spooling.store, path, Manner())
+    await restore_file(spooling.store, path, Manner())
+    assert spooling.stored() == b"ours"
+
+
 async def test_restoring_that_fails_half_way(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, directory: Path
 ) -> None:
