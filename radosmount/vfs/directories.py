@@ -5,6 +5,7 @@ lies below it, or where it has a marker: the empty object `d/`, which mkdir make
 is both, a file and a directory, the directory takes the name; the file has its second spelling.
 """
 
+import math
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final
@@ -48,8 +49,8 @@ from radosmount.vfs.pools import Pools
 from radosmount.vfs.statahead import StatAhead
 from radosmount.vfs.trees import Tree
 
-# A directory without a marker is there because of its objects' names: who looks it up may go
-# by a listing of that age. What this mount makes or removes is known at once.
+# A directory without a marker is there because of its objects' names: who looks it up goes by the
+# index, and has an older one made anew. What this mount makes or removes is known at once.
 IMPLIED_FRESHNESS_S: Final = 30.0
 
 
@@ -195,8 +196,10 @@ class Directories:
     # Inside
 
     async def _child_of_tree(self, directory: DirectoryNode, name: bytes, caller: int) -> Node:
+        """Of a name that is both, only the index tells that it is a directory, too."""
         node = DirectoryNode(directory.place, (*directory.path, name))
-        if self._has_directory(node):
+        index = await self._tree(node.place).current(IMPLIED_FRESHNESS_S)
+        if index.has_directory(node.path):
             return self._directory_node(node.place, node.path)
         try:
             return await self._look_up(self._tree_key(directory, name), caller)
@@ -227,7 +230,7 @@ class Directories:
         return True
 
     def _has_directory(self, node: DirectoryNode) -> bool:
-        index = self._tree(node.place).known(IMPLIED_FRESHNESS_S)
+        index = self._tree(node.place).known(math.inf)
         return index is not None and index.has_directory(node.path)
 
     def _tree_key(self, directory: DirectoryNode, name: bytes) -> ObjectKey:
@@ -273,7 +276,8 @@ class Directories:
     def _tree(self, place: ObjectPlace) -> Tree:
         tree = self._trees.get(place)
         if tree is None:
-            tree = self._trees[place] = Tree(self._store, place, lambda: self._unstored(place))
+            tree = Tree(self._store, place, self._nursery, lambda: self._unstored(place))
+            self._trees[place] = tree
         return tree
 
     def _unstored(self, place: ObjectPlace) -> list[ObjectKey]:

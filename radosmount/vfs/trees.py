@@ -6,6 +6,7 @@ at the time; what this mount changes is in the index at once.
 """
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -16,6 +17,8 @@ from radosmount.store.interface import ObjectKey, Store
 from radosmount.store.names import ObjectName
 from radosmount.vfs.nameindex import NameIndex
 from radosmount.vfs.nodes import ObjectPlace
+
+log = logging.getLogger(__name__)
 
 # A pool whose listing takes so long is listed again only where something was written to it.
 LONG_LISTING_S: Final = 0.1
@@ -29,9 +32,14 @@ class Tree:
     """Of one place. `unstored()` names the files that RADOS does not list yet."""
 
     def __init__(
-        self, store: Store, place: ObjectPlace, unstored: Callable[[], Iterable[ObjectKey]]
+        self,
+        store: Store,
+        place: ObjectPlace,
+        nursery: trio.Nursery,
+        unstored: Callable[[], Iterable[ObjectKey]],
     ) -> None:
         self._store = store
+        self._nursery = nursery
         self._place = place
         self._unstored = unstored
         self._index: NameIndex | None = None
@@ -39,12 +47,25 @@ class Tree:
         self._took_s = 0.0
         self._written: tuple[int, int] | None = None  # what the cluster said before it
         self._loaded: trio.Event | None = None  # while one is being made
+        self._is_refreshing = False
         self._changes: list[tuple[ObjectName, bool]] = []  # ours, meanwhile
 
     def known(self, max_age_s: float) -> NameIndex | None:
         """The index, if it is not older than that."""
         is_young = trio.current_time() - self._began_s <= max_age_s
         return self._index if is_young else None
+
+    async def current(self, max_age_s: float) -> NameIndex:
+        """The index as it is; one that is older is made anew meanwhile. Waits only for the first.
+
+        Raises: what listing raises.
+        """
+        if self._index is None:
+            return await self.index(max_age_s)
+        if self.known(max_age_s) is None and not self._is_refreshing:
+            self._is_refreshing = True
+            self._nursery.start_soon(self._refresh, max_age_s)
+        return self._index
 
     async def index(self, max_age_s: float) -> NameIndex:
         """The names as they were at most `max_age_s` before this call, or later.
@@ -78,6 +99,14 @@ class Tree:
             _apply(self._index, found, is_there)
         if self._loaded is not None:
             self._changes.append((found, is_there))
+
+    async def _refresh(self, max_age_s: float) -> None:
+        try:
+            await self.listed(max_age_s)
+        except StoreError as failure:
+            log.info("pool %d is not listed anew: %s", self._place.pool_id, failure)
+        finally:
+            self._is_refreshing = False
 
     async def _load(self) -> None:
         began_s = trio.current_time()

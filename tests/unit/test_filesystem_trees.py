@@ -248,15 +248,17 @@ async def test_a_pool_that_takes_long_to_list(mount: Bench, mock_clock: MockCloc
     assert mount.listings == 3 * calls_of_one
 
 
-async def test_what_changes_while_a_listing_is_made(mount: Bench) -> None:
+async def test_what_changes_while_a_listing_is_made(mount: Bench, mock_clock: MockClock) -> None:
     """A file removed or made meanwhile is not lost from the index, nor kept in it."""
     mount.store.put_now(key_of(b"old"), b"")
     await mount.fs.lookup(ROOT_INO, b"old")
-    gate = trio.Event()
+    mock_clock.jump(2)
+    gate, calls_before = trio.Event(), mount.listings
     found: list[set[bytes]] = []
 
     async def delay(call: Call) -> None:
-        if call.method == "list_objects" and mount.listings:  # what it will list is settled
+        is_second = mount.listings > calls_before  # what it will list is settled by the first
+        if call.method == "list_objects" and is_second:
             await gate.wait()
 
     mount.store.delay = delay
@@ -288,8 +290,31 @@ async def test_a_directory_that_others_remove(mount: Bench, mock_clock: MockCloc
     assert await mount.is_directory(b"d")
     mount.store.remove_now(key_of(b"d/f"))
     mock_clock.jump(IMPLIED_FRESHNESS_S + 1)
+    await mount.is_directory(b"d")  # has the pool listed anew
+    await wait_all_tasks_blocked()
     with pytest.raises(NoSuchEntry):
         await mount.fs.lookup(ROOT_INO, b"d")
+
+
+async def test_both_of_one_name_stay_reachable(mount: Bench, mock_clock: MockClock) -> None:
+    """Without any listing before, and long after the last."""
+    mount.store.put_now(key_of(b"a"), b"file")
+    mount.store.put_now(key_of(b"a/b"), b"below")
+    for _ in range(3):
+        assert await mount.read_file(b"a/b") == b"below"
+        assert await mount.read_file(b"a%.") == b"file"
+        mock_clock.jump(10 * IMPLIED_FRESHNESS_S)
+
+
+async def test_an_index_that_cannot_be_made_anew(mount: Bench, mock_clock: MockClock) -> None:
+    """Serves on, and look-ups do not wait for it."""
+    mount.store.put_now(key_of(b"d/f"), b"x")
+    assert await mount.read_file(b"d/f") == b"x"
+    for _ in range(3):
+        mock_clock.jump(IMPLIED_FRESHNESS_S + 1)
+        mount.store.fail_next(StoreFailure("oops"), lambda call: call.method == "list_objects")
+        assert await mount.read_file(b"d/f") == b"x"
+        await wait_all_tasks_blocked()
 
 
 async def test_the_marker_is_reachable_by_name(mount: Bench) -> None:
