@@ -63,6 +63,10 @@ class CacheConfig:
     spool_directory: str | None = None  # None: what can never be stored is lost
 
 
+# A virtual xattr of a mount's root, by which `radosmount umount` finds the daemon.
+PID_XATTR: Final = "ceph.radosmount.pid"
+
+
 class NamesMode(enum.Enum):
     """How a `/` in an object's name shows."""
 

@@ -8,11 +8,11 @@ import os
 import select
 import sys
 
+from radosmount.config import PID_XATTR
 from radosmount.errors import MountError
 from radosmount.fuse import mounts
 
 FSTYPE = "fuse.radosmount"
-PID_XATTR = "ceph.radosmount.pid"  # a virtual xattr of the mount's root
 PATIENCE_S = 5.0  # between two progress lines
 
 

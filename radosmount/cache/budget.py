@@ -55,10 +55,6 @@ class Budget:
         assert self.held_bytes >= 0, "released more than was reserved"
         self._admit()
 
-    def add(self, byte_count: int) -> None:
-        """Take without waiting: for bytes that are held already and only changed hands."""
-        self.held_bytes += byte_count
-
     def _fits(self, byte_count: int) -> bool:
         return self.held_bytes == 0 or self.held_bytes + byte_count <= self._limit_bytes
 

@@ -54,9 +54,10 @@ class Ticket(Generic[T]):
         await trio.lowlevel.wait_task_rescheduled(leave)
 
     def interrupt(self, task: trio.lowlevel.Task, failure: Exception) -> None:
-        """End that task's `wait`; the operation goes on."""
-        self._waiting.remove(task)
-        trio.lowlevel.reschedule(task, outcome.Error(failure))
+        """End that task's `wait`, unless it has ended; the operation goes on."""
+        if task in self._waiting:
+            self._waiting.remove(task)
+            trio.lowlevel.reschedule(task, outcome.Error(failure))
 
     async def result(self) -> T:
         """Wait; return what the operation returned or raise what it raised, to any number."""
@@ -128,9 +129,8 @@ class Deadlines:
 
     def _interrupt(self, wait: _Wait) -> None:
         self._waits.discard(wait)
-        if not wait.ticket.is_done:  # else the task is on its way
-            text = f"{wait.key.name!r}: nothing was acknowledged for {self._timeout_s:g} s"
-            wait.ticket.interrupt(wait.task, DeadlineExceeded(text))
+        text = f"{wait.key.name!r}: nothing was acknowledged for {self._timeout_s:g} s"
+        wait.ticket.interrupt(wait.task, DeadlineExceeded(text))
 
 
 class Progress:

@@ -6,6 +6,7 @@ is both, a file and a directory, the directory takes the name; the file has its 
 """
 
 import math
+from collections import OrderedDict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final
@@ -52,8 +53,8 @@ from radosmount.vfs.trees import Tree
 # A directory without a marker is there because of its objects' names: who looks it up goes by the
 # index, and has an older one made anew. What this mount makes or removes is known at once.
 IMPLIED_FRESHNESS_S: Final = 30.0
-
-
+# Any name is a namespace: of so many places an index of names is kept.
+TREE_COUNT_MAX: Final = 64
 # The directory of a pool below which its namespaces are, by name; reserved by the grammar.
 NAMESPACES: Final = b".nspace"
 
@@ -83,7 +84,7 @@ class Directories:
         self._pools = pools
         self._objects = objects
         self._is_tree = view.names is NamesMode.TREE
-        self._trees: dict[ObjectPlace, Tree] = {}
+        self._trees: OrderedDict[ObjectPlace, Tree] = OrderedDict()  # the last used at the end
         if self._is_tree:
             nodes.watch(self.note)
 
@@ -101,9 +102,8 @@ class Directories:
             raise NotDirectory(f"{name!r}")
         if directory.path == (NAMESPACES,):
             return self._namespace(directory.place.pool_id, name)
-        if _holds_namespaces(directory, name) or is_continuation(
-            name
-        ):  # has no object of its own: it is there when it is asked for
+        # These have no object of their own: they are there when they are asked for.
+        if _holds_namespaces(directory, name) or is_continuation(name):
             return self._directory_node(directory.place, (*directory.path, name))
         if self._is_tree:
             return await self._child_of_tree(directory, name, caller)
@@ -278,6 +278,9 @@ class Directories:
         if tree is None:
             tree = Tree(self._store, place, self._nursery, lambda: self._unstored(place))
             self._trees[place] = tree
+            if len(self._trees) > TREE_COUNT_MAX:
+                self._trees.popitem(last=False)
+        self._trees.move_to_end(place)
         return tree
 
     def _unstored(self, place: ObjectPlace) -> list[ObjectKey]:

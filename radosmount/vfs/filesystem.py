@@ -343,7 +343,6 @@ class Filesystem:
 
     async def _remove(self, key: ObjectKey) -> None:
         await self._sequencer.run(key, lambda progress: self._removal.remove(key, progress))
-        self._directories.note(key, is_there=False)
 
     def _attributes(self, node: Node, valid_s: float = 0.0) -> Attributes:
         return attributes_of(node, self._view, self._started_ns, valid_s)

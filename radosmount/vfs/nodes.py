@@ -129,6 +129,10 @@ class NodeTable:
         """Have `watch(key, is_there)` called when a file gets or loses a name."""
         self._watch = watch
 
+    def note_gone(self, key: ObjectKey) -> None:
+        """An object is gone that has no inode."""
+        self._watch(key, False)
+
     def set_root(self, root: Node) -> None:
         """Once, before any other node."""
         root.lookup_count = 1  # never forgotten

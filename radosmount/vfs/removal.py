@@ -83,7 +83,9 @@ class Removal:
         except ObjectNotFound as failure:
             raise NoSuchEntry(f"{key.name!r}") from failure
         node = self._nodes.find_file(key)
-        if node is not None and node.file.is_clean:  # looked up while the object was there
+        if node is None:
+            self._nodes.note_gone(key)
+        elif node.file.is_clean:  # looked up while the object was there
             self.finish(node, None)
 
     async def _copy(self, file: CachedFile, progress: Progress) -> tuple[Orphan, int]:

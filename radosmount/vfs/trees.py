@@ -12,6 +12,7 @@ from typing import Final
 
 import trio
 
+from radosmount.cache.ticket import Ticket
 from radosmount.errors import StoreError
 from radosmount.store.interface import ObjectKey, Store
 from radosmount.store.names import ObjectName
@@ -46,7 +47,7 @@ class Tree:
         self._began_s = float("-inf")  # the listing that the index was made of (trio's clock)
         self._took_s = 0.0
         self._written: tuple[int, int] | None = None  # what the cluster said before it
-        self._loaded: trio.Event | None = None  # while one is being made
+        self._listing: Ticket[None] | None = None  # while one is being made
         self._is_refreshing = False
         self._changes: list[tuple[ObjectName, bool]] = []  # ours, meanwhile
 
@@ -74,10 +75,10 @@ class Tree:
         """
         asked_s = trio.current_time()
         while self._index is None or self._began_s < asked_s - max_age_s:
-            if self._loaded is None:
-                await self._load()
-            else:
-                await self._loaded.wait()
+            if self._listing is None:
+                self._listing = Ticket(self._load)
+                self._nursery.start_soon(self._listing.run)
+            await self._listing.result()
         return self._index
 
     async def listed(self, max_age_s: float) -> NameIndex:
@@ -97,7 +98,7 @@ class Tree:
         found = ObjectName(key.name, key.locator)
         if self._index is not None:
             _apply(self._index, found, is_there)
-        if self._loaded is not None:
+        if self._listing is not None:
             self._changes.append((found, is_there))
 
     async def _refresh(self, max_age_s: float) -> None:
@@ -111,7 +112,6 @@ class Tree:
     async def _load(self) -> None:
         began_s = trio.current_time()
         self._changes.clear()
-        self._loaded = trio.Event()
         index = NameIndex()
         try:
             is_long = self._index is None or self._took_s >= LONG_LISTING_S
@@ -128,8 +128,7 @@ class Tree:
             self._index, self._began_s, self._written = index, began_s, written
             self._took_s = trio.current_time() - began_s
         finally:
-            self._loaded.set()
-            self._loaded = None
+            self._listing = None
 
     async def _ask_written(self) -> tuple[int, int] | None:
         """What changes with every write to the pool, if the cluster tells."""

@@ -11,6 +11,7 @@ from typing import Final
 
 from radosmount.cache.file import CachedFile
 from radosmount.cache.pagecache import PageCache
+from radosmount.config import PID_XATTR
 from radosmount.errors import (
     ObjectNotFound,
     StaleFile,
@@ -111,7 +112,7 @@ class XattrCalls:
         raise XattrMissing(f"xattr {name!r}")
 
     def _virtual_values(self, node: Node) -> dict[bytes, bytes]:
-        values = {b"ceph.radosmount.pid": b"%d" % os.getpid()} if node.ino == ROOT_INO else {}
+        values = {PID_XATTR.encode(): b"%d" % os.getpid()} if node.ino == ROOT_INO else {}
         if isinstance(node, FileNode):
             key = node.file.key
             values[b"ceph.pool"] = self._pools.name_of(key.pool_id)

@@ -19,8 +19,6 @@ from radosmount.store.rados.store import RadosStore, open_rados_store
 from tests.support.cluster import temporary_lab
 
 TIMEOUT_S = 2.0
-# A loop that waits for a pool stands still for the whole time-out; copying is over much sooner.
-LOOP_PAUSE_S_MAX = 0.75 * TIMEOUT_S
 # For a small machine that does other things, too.
 SLACK_S = 6.0
 T0 = 1_500_000_000
@@ -183,7 +181,7 @@ async def test_a_pool_that_stands_still_leaves_the_rest(
             nursery.start_soon(watch)
             for number in range(200):
                 nursery.start_soon(fail, number)
-    assert heartbeat_max_s < LOOP_PAUSE_S_MAX
+    assert heartbeat_max_s < 1.0
     await serves_again(own_lab, store, key)
 
 

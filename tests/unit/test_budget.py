@@ -90,14 +90,6 @@ async def test_cancelled_when_just_admitted(nursery: trio.Nursery) -> None:
     assert budget.held_bytes == 0
 
 
-def test_add_takes_without_waiting() -> None:
-    """Bytes that only changed hands are counted, beyond the limit too."""
-    budget = Budget(10)
-    budget.add(12)
-    assert budget.held_bytes == 12
-    assert not budget.try_reserve(1)
-
-
 def test_releasing_too_much_is_a_bug() -> None:
     """Releasing what was never reserved is caught."""
     with pytest.raises(AssertionError, match="released more"):

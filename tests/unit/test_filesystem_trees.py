@@ -18,7 +18,7 @@ from radosmount.errors import (
 )
 from radosmount.store.interface import ObjectKey
 from radosmount.store.memory import Call
-from radosmount.vfs.directories import IMPLIED_FRESHNESS_S
+from radosmount.vfs.directories import IMPLIED_FRESHNESS_S, TREE_COUNT_MAX
 from radosmount.vfs.nodes import ROOT_INO
 from tests.support.mounts import MountBench
 from tests.support.stores import key_of
@@ -363,3 +363,48 @@ async def test_namespaces(nursery: trio.Nursery, names: NamesMode) -> None:
         await bench.fs.rename(space, b"g", ROOT_INO, b"g", may_replace=True)
     with pytest.raises(NoSuchEntry):
         await bench.fs.lookup(space, b".nspace")
+
+
+async def test_all_who_wait_for_a_listing_hear_of_its_failure(
+    mount: Bench, mock_clock: MockClock
+) -> None:
+    """At once: nobody begins another one that fails as late as the first."""
+    mount.store.fail_next(StoreFailure("oops"), lambda call: call.method == "list_objects")
+    failures: list[StoreFailure] = []
+
+    async def look_up(number: int) -> None:
+        try:
+            await mount.fs.lookup(ROOT_INO, b"f%d" % number)
+        except StoreFailure as failure:
+            failures.append(failure)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(5):
+            nursery.start_soon(look_up, number)
+    assert len(failures) == 5
+    assert mount.listings == 1
+
+
+async def test_indexes_are_bounded(mount: Bench) -> None:
+    """Any name is a namespace: looking into many of them does not keep an index of each."""
+    spaces = (await mount.fs.lookup(ROOT_INO, b".nspace")).ino
+
+    async def listings_of(number: int) -> int:
+        before = mount.listings
+        await mount.names((await mount.fs.lookup(spaces, b"n%d" % number)).ino)
+        return mount.listings - before
+
+    for number in range(TREE_COUNT_MAX + 1):
+        assert await listings_of(number) == 1
+    assert await listings_of(TREE_COUNT_MAX) == 0
+    assert await listings_of(0) == 1
+
+
+async def test_made_again_while_its_removal_is_answered(mount: Bench) -> None:
+    """An unlink of what this mount has no inode of does not hide what is made right after it."""
+    await mount.ls()
+    mount.store.put_now(key_of(b"f"), b"theirs")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(mount.fs.unlink, ROOT_INO, b"f")
+        nursery.start_soon(mount.fs.create, ROOT_INO, b"f", os.O_RDWR | os.O_EXCL)
+    assert await mount.ls() == {b"f"}

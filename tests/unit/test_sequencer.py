@@ -144,3 +144,22 @@ async def test_any_number_may_wait(nursery: trio.Nursery) -> None:
     for _ in range(2):
         with pytest.raises(ValueError, match="oops"):
             await failing.result()
+
+
+async def test_a_deadline_of_a_wait_that_was_cancelled(nursery: trio.Nursery) -> None:
+    """Both in one moment: the waiter is gone, and nothing else ends."""
+    sequencer, steps = Sequencer(nursery, 10), Steps()
+    ticket = sequencer.submit(A, steps.operation("1"))
+    tasks: list[trio.lowlevel.Task] = []
+
+    async def wait() -> None:
+        tasks.append(trio.lowlevel.current_task())
+        await ticket.result()
+
+    async with trio.open_nursery() as waiting:
+        waiting.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        waiting.cancel_scope.cancel()
+        ticket.interrupt(tasks[0], DeadlineExceeded("late"))
+    steps.gates["1"].set()
+    assert await ticket.result() == "1"
