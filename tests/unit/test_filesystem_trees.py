@@ -16,7 +16,7 @@ from radosmount.errors import (
     NotPermitted,
     StoreFailure,
 )
-from radosmount.store.interface import ObjectKey
+from radosmount.store.interface import ObjectKey, Remove
 from radosmount.store.memory import Call
 from radosmount.vfs.directories import IMPLIED_FRESHNESS_S, TREE_COUNT_MAX
 from radosmount.vfs.nodes import ROOT_INO
@@ -404,7 +404,17 @@ async def test_made_again_while_its_removal_is_answered(mount: Bench) -> None:
     """An unlink of what this mount has no inode of does not hide what is made right after it."""
     await mount.ls()
     mount.store.put_now(key_of(b"f"), b"theirs")
+    gate = trio.Event()
+
+    async def hold_removal(call: Call) -> None:
+        if call.change is not None and call.change.steps == (Remove(),):
+            await gate.wait()
+
+    mount.store.delay = hold_removal
     async with trio.open_nursery() as nursery:
         nursery.start_soon(mount.fs.unlink, ROOT_INO, b"f")
+        await wait_all_tasks_blocked()
         nursery.start_soon(mount.fs.create, ROOT_INO, b"f", os.O_RDWR | os.O_EXCL)
+        await wait_all_tasks_blocked()
+        gate.set()
     assert await mount.ls() == {b"f"}

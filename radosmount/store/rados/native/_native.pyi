@@ -3,7 +3,7 @@ from typing import Any
 from trio.lowlevel import Task
 
 from radosmount.errors import StoreError
-from radosmount.store.interface import ObjectKey
+from radosmount.store.interface import Change, ObjectKey
 from radosmount.store.rados.native.admission import Lane
 
 class Operation:
@@ -13,6 +13,7 @@ class Operation:
     lane: Lane[Any] | None
     task: Task | None
     failure: StoreError | None
+    change: Change | None
     byte_count: int
     is_running: bool
     is_answered: bool

@@ -202,7 +202,7 @@ cdef class Operation:
     cdef bytes name
     cdef readonly int code  # 0 or more, or a negative errno; valid once drained
     cdef readonly uint64_t version
-    cdef public object key, lane, task, failure
+    cdef public object key, lane, task, failure, change
     cdef public Py_ssize_t byte_count
     cdef public bint is_running, is_answered
     cdef public double deadline_s

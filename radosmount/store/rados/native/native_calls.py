@@ -194,7 +194,7 @@ class NativeCalls:
         operation.byte_count = carried_bytes(change)
         await self._begin(key)
         if operation.byte_count < _THREADED_COPY_BYTES:
-            build(operation, change)
+            operation.change = change  # copied when it is admitted: what waits is held once
         else:
             await self._build_in_thread(operation, change)
         await self._answered(operation)
@@ -289,6 +289,9 @@ class NativeCalls:
     def _submit(self, operation: Operation) -> None:
         """It has been admitted. A failure is its answer."""
         try:
+            if operation.change is not None:
+                build(operation, operation.change)
+                operation.change = None
             code = self._ioctxs.get(operation.key).submit(operation)
             failure = self._failure(operation.key, code) if code < 0 else None
         except errors.StoreError as refusal:
