@@ -13,7 +13,6 @@ class Operation:
     lane: Lane[Any] | None
     task: Task | None
     failure: StoreError | None
-    change: Change | None
     byte_count: int
     is_running: bool
     is_answered: bool
@@ -36,6 +35,7 @@ class ReadOperation(Operation):
     def omap(self) -> list[tuple[bytes, bytes]]: ...
 
 class WriteOperation(Operation):
+    change: Change | None
     def set_mtime(self, mtime_s: int) -> None: ...
     def assert_exists(self) -> None: ...
     def assert_version(self, version: int) -> None: ...

@@ -202,7 +202,7 @@ cdef class Operation:
     cdef bytes name
     cdef readonly int code  # 0 or more, or a negative errno; valid once drained
     cdef readonly uint64_t version
-    cdef public object key, lane, task, failure, change
+    cdef public object key, lane, task, failure
     cdef public Py_ssize_t byte_count
     cdef public bint is_running, is_answered
     cdef public double deadline_s
@@ -359,6 +359,7 @@ cdef class WriteOperation(Operation):
 
     cdef rados_write_op_t steps
     cdef time_t mtime
+    cdef public object change
 
     def __cinit__(self, key):
         self.steps = rados_create_write_op()

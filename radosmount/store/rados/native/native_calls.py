@@ -289,7 +289,7 @@ class NativeCalls:
     def _submit(self, operation: Operation) -> None:
         """It has been admitted. A failure is its answer."""
         try:
-            if operation.change is not None:
+            if isinstance(operation, WriteOperation) and operation.change is not None:
                 build(operation, operation.change)
                 operation.change = None
             code = self._ioctxs.get(operation.key).submit(operation)
