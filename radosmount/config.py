@@ -83,7 +83,7 @@ class ViewConfig:
     writable_pools: frozenset[bytes] = frozenset()
     is_read_only: bool = False
     has_strict_modes: bool = False
-    names: NamesMode = NamesMode.FLAT
+    names: NamesMode = NamesMode.TREE
     uid: int = 0
     gid: int = 0
     file_mode: int = 0o644

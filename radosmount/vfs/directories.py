@@ -13,6 +13,7 @@ from typing import Final
 
 import trio
 
+from radosmount.cache.ticket import Ticket
 from radosmount.config import NamesMode, ViewConfig
 from radosmount.errors import (
     DirectoryNotEmpty,
@@ -88,6 +89,11 @@ class Directories:
         if self._is_tree:
             nodes.watch(self.note)
 
+    async def warm_up(self, place: ObjectPlace) -> None:
+        """Have the index of names before the first look-up needs it. What fails then says so."""
+        if self._is_tree:
+            await self._tree(place).refresh(math.inf)
+
     # Names
 
     async def child(self, parent: int, name: bytes, caller: int) -> Node:
@@ -160,8 +166,8 @@ class Directories:
         assert isinstance(node, DirectoryNode)
         return node
 
-    def note(self, key: ObjectKey, is_there: bool) -> None:
-        """An object is there, or not any more."""
+    def note(self, key: ObjectKey, is_there: bool | None) -> None:
+        """An object is there, or not any more; None: either."""
         tree = self._trees.get(ObjectPlace(key.pool_id, key.namespace))
         if tree is not None:
             tree.note(key, is_there)
@@ -201,10 +207,16 @@ class Directories:
         index = await self._tree(node.place).current(IMPLIED_FRESHNESS_S)
         if index.has_directory(node.path):
             return self._directory_node(node.place, node.path)
+        key = self._tree_key(directory, name)
+        marker: Ticket[bool] | None = None
+        if not index.has_file(node.path):  # a new name: the object and the marker at once
+            marker = Ticket(lambda: self._is_marked(node))
+            self._nursery.start_soon(marker.run)
         try:
-            return await self._look_up(self._tree_key(directory, name), caller)
+            return await self._look_up(key, caller)
         except NoSuchEntry:
-            if not await self._is_there(node):
+            is_marked = await (marker.result() if marker else self._is_marked(node))
+            if not is_marked and not await self._is_implied(node):
                 raise
         return self._directory_node(node.place, node.path)
 
@@ -217,17 +229,24 @@ class Directories:
 
     async def _is_there(self, node: DirectoryNode) -> bool:
         """Whether it has a marker, or objects below it."""
+        return await self._is_marked(node) or await self._is_implied(node)
+
+    async def _is_marked(self, node: DirectoryNode) -> bool:
         try:
             marker = self._marker(node)
         except InvalidCall:
             return False
-        tree = self._tree(node.place)
         try:
             await self._store.stat(marker)
         except ObjectNotFound:
-            return (await tree.listed(IMPLIED_FRESHNESS_S)).has_directory(node.path)
-        tree.note(marker, True)
+            self.note(marker, False)
+            return False
+        self.note(marker, True)
         return True
+
+    async def _is_implied(self, node: DirectoryNode) -> bool:
+        index = await self._tree(node.place).listed(IMPLIED_FRESHNESS_S)
+        return index.has_directory(node.path)
 
     def _has_directory(self, node: DirectoryNode) -> bool:
         index = self._tree(node.place).known(math.inf)

@@ -104,6 +104,8 @@ class Filesystem:
         self._nodes.set_root(RootNode() if place is None else DirectoryNode(place))
         self._nursery.start_soon(self._cache.run)
         self._nursery.start_soon(self._pools.run)
+        if place is not None:
+            self._nursery.start_soon(self._directories.warm_up, place)
 
     # Names
 

@@ -65,6 +65,19 @@ class NameIndex:
     def has_directory(self, path: Path) -> bool:
         return self._directory(path) is not None
 
+    def has_file(self, path: Path) -> bool:
+        """Whether an object has that path, under its first spelling."""
+        directory = self._directory(path[:-1])
+        return directory is not None and path[-1] in directory.files
+
+    def has_marker(self, path: Path) -> bool:
+        """Whether a directory, as mkdir made it, is more than its names imply."""
+        return self.has_file((*path, EMPTY_COMPONENT))
+
+    def subdirectory_count(self, path: Path) -> int:
+        directory = self._directory(path)
+        return len(directory.directories) if directory is not None else 0
+
     def is_bare(self, path: Path) -> bool:
         """Whether a directory has nothing below it but its marker."""
         directory = self._directory(path)

@@ -8,14 +8,16 @@ Invariant: `by_identity[node.identity] is node` for every node that has a name; 
 object is unlinked has none, and lives on by its number only.
 """
 
+import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from radosmount.cache.file import CachedFile
+from radosmount.errors import StoreError
 from radosmount.store.interface import ObjectKey
 
 if TYPE_CHECKING:
@@ -123,15 +125,28 @@ class NodeTable:
     def __init__(self) -> None:
         self._by_ino: dict[int, Node] = {}
         self._by_identity: dict[Identity, Node] = {}
-        self._watch: Callable[[ObjectKey, bool], None] = lambda key, is_there: None
+        self._watch: Callable[[ObjectKey, bool | None], None] = lambda key, is_there: None
 
-    def watch(self, watch: Callable[[ObjectKey, bool], None]) -> None:
-        """Have `watch(key, is_there)` called when a file gets or loses a name."""
+    def watch(self, watch: Callable[[ObjectKey, bool | None], None]) -> None:
+        """Have `watch(key, is_there)` called when a file gets or loses a name; with None where an
+        operation has failed that may have made or removed it, or may yet."""
         self._watch = watch
 
-    def note_gone(self, key: ObjectKey) -> None:
-        """An object is gone that has no inode."""
-        self._watch(key, False)
+    def note(self, key: ObjectKey, is_there: bool) -> None:
+        """An object that has no inode is made, or gone."""
+        self._watch(key, is_there)
+
+    @contextlib.contextmanager
+    def changing(self, *keys: ObjectKey) -> Iterator[None]:
+        """For what makes or removes these objects: who watches hears where its outcome is
+        unknown."""
+        try:
+            yield
+        except StoreError as failure:
+            if failure.is_outcome_unknown:
+                for key in keys:
+                    self._watch(key, None)
+            raise
 
     def set_root(self, root: Node) -> None:
         """Once, before any other node."""

@@ -342,7 +342,10 @@ class Objects:
             raise EntryExists(f"{key.name!r} is being written")
         mtime_s = int(time.time())
         try:
-            version = await self._store.apply(key, Change((Create(),), Existence.ABSENT, mtime_s))
+            with self._nodes.changing(key):
+                version = await self._store.apply(
+                    key, Change((Create(),), Existence.ABSENT, mtime_s)
+                )
         except ObjectExists as refusal:
             raise EntryExists(f"{key.name!r}") from refusal
         self._let_go(key)

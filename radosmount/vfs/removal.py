@@ -30,12 +30,14 @@ class Removal:
         `progress` is noted whenever the store has answered.
         """
         node = self._nodes.find_file(key)
-        if node is None:
-            await self._remove_object(key)
-        elif node.file.is_new and not node.file.attempts:
+        if node is not None and node.file.is_new and not node.file.attempts:
             self.finish(node, Orphan() if node.open_count else None)
-        else:
-            await self._remove_known(node, progress)
+            return
+        with self._nodes.changing(key):
+            if node is None:
+                await self._remove_object(key)
+            else:
+                await self._remove_known(node, progress)
 
     async def copy_if_open(self, node: FileNode, progress: Progress) -> tuple[Orphan | None, int]:
         """The store's bytes of an open file, and their version; None where it is not open."""
@@ -84,7 +86,7 @@ class Removal:
             raise NoSuchEntry(f"{key.name!r}") from failure
         node = self._nodes.find_file(key)
         if node is None:
-            self._nodes.note_gone(key)
+            self._nodes.note(key, False)
         elif node.file.is_clean:  # looked up while the object was there
             self.finish(node, None)
 

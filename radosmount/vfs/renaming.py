@@ -122,11 +122,14 @@ class Renaming:
             orphan, _ = await self._removal.copy_if_open(target, progress)
         file = node.file if node is not None else None
         known = _known_source(file) if file is not None else None
-        source, version = await self._move(old, new, file, known, may_replace, progress)
+        with self._nodes.changing(old, new):
+            source, version = await self._move(old, new, file, known, may_replace, progress)
         if target is not None:
             self._removal.finish(target, orphan)
         if node is not None:
             self._take_name(node, new, source, version)
+        else:
+            self._nodes.note(old, False)
 
     def _take_name(self, node: FileNode, key: ObjectKey, source: ObjectStat, version: int) -> None:
         """What the handles have written meanwhile stays dirty, upon the moved object."""
@@ -155,6 +158,7 @@ class Renaming:
                 source = source or await self._inspect(old, file)
                 version = await self._copy(old, new, source, may_replace, progress)
                 may_replace = True  # what stands there from here on is our own copy
+                self._nodes.note(new, True)
                 await self._store.apply(old, Change((Remove(),), AtVersion(source.stat.version)))
             except VersionConflict:
                 source = None

@@ -7,6 +7,7 @@ at the time; what this mount changes is in the index at once.
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -44,7 +45,8 @@ class Tree:
         self._place = place
         self._unstored = unstored
         self._index: NameIndex | None = None
-        self._began_s = float("-inf")  # the listing that the index was made of (trio's clock)
+        self._began_s = -math.inf  # the listing that the index was made of (trio's clock)
+        self._doubt_count = 0  # grows when only a later listing can tell what is there
         self._took_s = 0.0
         self._written: tuple[int, int] | None = None  # what the cluster said before it
         self._listing: Ticket[None] | None = None  # while one is being made
@@ -65,7 +67,7 @@ class Tree:
             return await self.index(max_age_s)
         if self.known(max_age_s) is None and not self._is_refreshing:
             self._is_refreshing = True
-            self._nursery.start_soon(self._refresh, max_age_s)
+            self._nursery.start_soon(self.refresh, max_age_s)
         return self._index
 
     async def index(self, max_age_s: float) -> NameIndex:
@@ -93,15 +95,21 @@ class Tree:
                 index = self._index
         return index or await self.index(max_age_s)
 
-    def note(self, key: ObjectKey, is_there: bool) -> None:
-        """This mount has made or removed an object, or has heard that it is there or is not."""
+    def note(self, key: ObjectKey, is_there: bool | None) -> None:
+        """This mount has made or removed an object, or has heard that it is there or is not. With
+        None only a listing can tell, and none that has begun before."""
+        if is_there is None:
+            self._began_s, self._written = -math.inf, None
+            self._doubt_count += 1
+            return
         found = ObjectName(key.name, key.locator)
         if self._index is not None:
             _apply(self._index, found, is_there)
         if self._listing is not None:
             self._changes.append((found, is_there))
 
-    async def _refresh(self, max_age_s: float) -> None:
+    async def refresh(self, max_age_s: float) -> None:
+        """Where nobody waits: a failure is no more than a line in the log."""
         try:
             await self.listed(max_age_s)
         except StoreError as failure:
@@ -110,7 +118,7 @@ class Tree:
             self._is_refreshing = False
 
     async def _load(self) -> None:
-        began_s = trio.current_time()
+        began_s, doubt_count = trio.current_time(), self._doubt_count
         self._changes.clear()
         index = NameIndex()
         try:
@@ -125,8 +133,9 @@ class Tree:
                 index.add(ObjectName(key.name, key.locator))
             for found, is_there in self._changes:
                 _apply(index, found, is_there)
-            self._index, self._began_s, self._written = index, began_s, written
-            self._took_s = trio.current_time() - began_s
+            self._index, self._took_s = index, trio.current_time() - began_s
+            if doubt_count == self._doubt_count:
+                self._began_s, self._written = began_s, written
         finally:
             self._listing = None
 

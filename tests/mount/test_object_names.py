@@ -1,12 +1,15 @@
 """Objects of every name, through the mount."""
 
 import os
+import pathlib
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
+import pytest
+
+from radosmount.config import NamesMode
 from radosmount.lab import Lab
-from radosmount.store.names import FLAT
+from radosmount.store.names import EMPTY_COMPONENT, FLAT, TREE, Path
 from tests.mount.mounting import mounted
 from tests.mount.raw_objects import raw_pool
 
@@ -46,33 +49,51 @@ def content_of(name: bytes) -> bytes:
     return b"the content of " + name
 
 
-def test_every_name_shows(root: Path, pool: str, lab: Lab) -> None:
+@pytest.mark.parametrize("mode", NamesMode)
+def test_every_name_shows(pool: str, lab: Lab, mode: NamesMode) -> None:
     """Every object of a pool shows under exactly one name, whatever bytes its name has, and is
-    reachable through it ([names.md](names.md))."""
+    reachable through it ([names.md](names.md)); what marks a directory shows as that."""
     with raw_pool(lab.conf_path, pool) as objects:
         for name in NAMES:
             objects.put(name, content_of(name))
         objects.put(b"keyed", b"with a key", locator=b"key")
-    directory = os.fsencode(root / pool)
-    contents = []
-    for path in paths_below(directory):
-        with open(path, "rb") as opened:
-            contents.append(opened.read())
-    assert sorted(contents) == sorted([*map(content_of, NAMES), b"with a key"])
-    for name in NAMES:
-        path = os.path.join(directory, *FLAT.path_of(name, b""))
-        with open(path, "rb") as opened:
-            assert opened.read() == content_of(name)
-    listed = subprocess.run(["ls", "-lR", directory], capture_output=True, timeout=60)
-    assert (listed.returncode, listed.stderr) == (0, b"")
-    found = subprocess.run(["find", directory, "-type", "f"], capture_output=True, timeout=60)
-    assert found.stderr == b""
+    paths = {name: path_in(mode, name) for name in NAMES}
+    with mounted(lab, f"ceph:{pool}", f"names={mode.value}") as mount:
+        directory = os.fsencode(mount.path)
+        listed = {path: read(path) for path in paths_below(directory)}
+        markers = {name for name, path in paths.items() if is_marker(mode, path)}
+        shown = [name for name in NAMES if name not in markers]
+        assert sorted(listed.values()) == sorted([*map(content_of, shown), b"with a key"])
+        for name, path in paths.items():
+            assert read(os.path.join(directory, *path)) == content_of(name)
+        for name in markers:
+            assert os.path.isdir(os.path.join(directory, *paths[name][:-1]))
+        commands = [[b"ls", b"-lR", directory], [b"find", directory, b"-type", b"f"]]
+        for command in commands:
+            result = subprocess.run(command, capture_output=True, timeout=60)
+            assert (result.returncode, result.stderr) == (0, b"")
+
+
+def path_in(mode: NamesMode, name: bytes) -> Path:
+    if mode is NamesMode.FLAT:
+        return FLAT.path_of(name, b"")
+    has_below = any(other.startswith(name + b"/") for other in NAMES)
+    return TREE.path_of(name, b"", beside_directory=has_below)
+
+
+def is_marker(mode: NamesMode, path: Path) -> bool:
+    return mode is NamesMode.TREE and len(path) > 1 and path[-1] == EMPTY_COMPONENT
+
+
+def read(path: bytes) -> bytes:
+    with open(path, "rb") as opened:
+        return opened.read()
 
 
 def test_every_name_can_be_written(lab: Lab, pool: str) -> None:
     """Every object of a pool shows under exactly one name, whatever bytes its name has: also
     one that was made here, changed, renamed and removed."""
-    with mounted(lab, f"ceph:{pool}") as mount:
+    with mounted(lab, f"ceph:{pool}", "names=flat") as mount:
         for name in NAMES:
             path = os.path.join(os.fsencode(mount.path), *FLAT.path_of(name, b""))
             other = os.path.join(os.fsencode(mount.path), b"other")
@@ -90,7 +111,7 @@ def test_every_name_can_be_written(lab: Lab, pool: str) -> None:
             assert list(paths_below(os.fsencode(mount.path))) == []
 
 
-def test_a_large_pool_is_listed(lab: Lab, root: Path, pool: str) -> None:
+def test_a_large_pool_is_listed(lab: Lab, root: pathlib.Path, pool: str) -> None:
     """ls shows each of 3,000 objects once."""
     with raw_pool(lab.conf_path, pool) as objects:
         for number in range(3000):

@@ -1,4 +1,4 @@
-"""`names=tree` on a real mount: what programs make of directories, and what RADOS has of them."""
+"""The tree view on a real mount: what programs make of directories, and what RADOS has of them."""
 
 import contextlib
 import errno
@@ -36,7 +36,7 @@ def run(*words: object, cwd: Path | None = None) -> str:
 def tree(lab: Lab, namespace: str) -> Iterator[Path]:
     """A namespace of its own in the tree view."""
     expected = ["chmod and chown have no effect"]
-    with mounted(lab, f"ceph:{SHARED_POOL}/{namespace}", "names=tree", expected=expected) as mount:
+    with mounted(lab, f"ceph:{SHARED_POOL}/{namespace}", expected=expected) as mount:
         yield mount.path
 
 
@@ -60,14 +60,18 @@ def names_of(objects: rados.Ioctx) -> set[str]:
     return {listed.key for listed in objects.list_objects()}
 
 
-def test_names_and_directories(tree: Path, objects: rados.Ioctx) -> None:
-    """With `-o names=tree`, `/` in an object's name separates directories, and a directory is
-    there while any object lies below it."""
+def test_names_and_directories(
+    lab: Lab, namespace: str, tree: Path, objects: rados.Ioctx
+) -> None:
+    """`/` in an object's name separates directories, and a directory is there while any object
+    lies below it; with `-o names=flat` it shows escaped."""
     objects.write_full("img/2026/1.jpg", b"jpg")
     assert os.listdir(tree) == ["img"]
     assert (tree / "img" / "2026" / "1.jpg").read_bytes() == b"jpg"
     (tree / "img" / "2026" / "2.jpg").write_bytes(b"new")
     assert objects.read("img/2026/2.jpg") == b"new"
+    with mounted(lab, f"ceph:{SHARED_POOL}/{namespace}", "names=flat") as flat:
+        assert sorted(os.listdir(flat.path)) == ["img%2F2026%2F1.jpg", "img%2F2026%2F2.jpg"]
     for number in (1, 2):
         (tree / "img" / "2026" / f"{number}.jpg").unlink()
     assert os.listdir(tree) == []

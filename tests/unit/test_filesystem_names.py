@@ -7,7 +7,7 @@ import pytest
 import trio
 import trio.testing
 
-from radosmount.config import ConflictMode
+from radosmount.config import ConflictMode, NamesMode, ViewConfig
 from radosmount.errors import (
     EntryExists,
     InvalidCall,
@@ -382,8 +382,10 @@ async def test_listing_failure_is_an_error(mount: MountBench) -> None:
     await mount.fs.release_directory(directory)
 
 
-async def test_strange_names(mount: MountBench) -> None:
+async def test_strange_names(nursery: trio.Nursery) -> None:
     """Every name that an object has is listed, and its file found."""
+    mount = MountBench(nursery, view=ViewConfig(pool=b"assets", names=NamesMode.FLAT))
+    await mount.fs.start()
     names = [b"a b", b"-rf", b"\xff\xfe", b"x\ny", b".", b"..", b"d/", b"a//b", b"n" * 255]
     for name in names:
         mount.store.put_now(key_of(name), name)

@@ -323,7 +323,7 @@ async def test_the_marker_is_reachable_by_name(mount: Bench) -> None:
 
 
 async def test_the_flat_view_has_no_directories(nursery: trio.Nursery) -> None:
-    flat = MountBench(nursery)
+    flat = MountBench(nursery, view=ViewConfig(pool=b"assets", names=NamesMode.FLAT))
     await flat.fs.start()
     with pytest.raises(NotPermitted):
         await flat.fs.make_directory(ROOT_INO, b"d")
@@ -385,6 +385,55 @@ async def test_all_who_wait_for_a_listing_hear_of_its_failure(
     assert mount.listings == 1
 
 
+async def test_a_new_name_costs_one_round_trip(mount: Bench) -> None:
+    """The object and the directory of its name are asked for at once."""
+    await mount.ls()
+    calls: list[Call] = []
+    gate = trio.Event()
+
+    async def hold(call: Call) -> None:
+        calls.append(call)
+        await gate.wait()
+
+    mount.store.delay = hold
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def look_up() -> None:
+            with pytest.raises(NoSuchEntry):
+                await mount.fs.lookup(ROOT_INO, b"new")
+
+        await wait_all_tasks_blocked()
+        assert {call.key for call in calls} == {key_of(b"new"), key_of(b"new/")}
+        gate.set()
+
+
+async def test_a_known_name_costs_one_call(mount: Bench) -> None:
+    """No directory is looked for where the index has a file."""
+    mount.store.put_now(key_of(b"f"), b"")
+    await mount.ls()
+    calls: list[Call] = []
+
+    async def record(call: Call) -> None:
+        calls.append(call)
+
+    mount.store.delay = record
+    await mount.fs.lookup(ROOT_INO, b"f")
+    assert len(calls) == 1
+
+
+async def test_the_index_is_made_before_it_is_needed(nursery: trio.Nursery) -> None:
+    """The first look-up of a mount need not wait for a listing of the pool."""
+    bench = Bench(nursery)
+    bench.store.put_now(key_of(b"d/f"), b"")
+    await bench.fs.start()
+    await wait_all_tasks_blocked()
+    listings = bench.listings
+    assert listings
+    assert await bench.is_directory(b"d")
+    assert bench.listings == listings
+
+
 async def test_indexes_are_bounded(mount: Bench) -> None:
     """Any name is a namespace: looking into many of them does not keep an index of each."""
     spaces = (await mount.fs.lookup(ROOT_INO, b".nspace")).ino
@@ -394,6 +443,7 @@ async def test_indexes_are_bounded(mount: Bench) -> None:
         await mount.names((await mount.fs.lookup(spaces, b"n%d" % number)).ino)
         return mount.listings - before
 
+    await mount.ls()  # the pool's own index is ready
     for number in range(TREE_COUNT_MAX + 1):
         assert await listings_of(number) == 1
     assert await listings_of(TREE_COUNT_MAX) == 0

@@ -6,6 +6,7 @@ from contextlib import aclosing
 import pytest
 import trio
 
+from radosmount.config import NamesMode, ViewConfig
 from radosmount.errors import TimedOut
 from radosmount.store.interface import ListedObject, ObjectKey
 from radosmount.vfs.listing import object_entries
@@ -80,7 +81,7 @@ async def test_overlong_names_go_on_in_directories() -> None:
 async def test_entries_keep_their_numbers(nursery: trio.Nursery) -> None:
     """An entry has the same number as long as the directory is open, whatever comes and goes;
     an error comes behind the entries before it, again and again."""
-    mount = MountBench(nursery)
+    mount = MountBench(nursery, view=ViewConfig(pool=b"assets", names=NamesMode.FLAT))
     await mount.fs.start()
     for number in range(1500):  # a batch is 1000
         mount.store.put_now(key_of(b"%04d" % number), b"")
