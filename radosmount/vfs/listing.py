@@ -7,8 +7,7 @@ name that was asked for.
 
 import itertools
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import trio
 
@@ -27,9 +26,9 @@ TREE_LISTING_FRESHNESS_S: Final = 1.0
 TREE_BATCH_COUNT: Final = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class DirectoryEntry:
-    """`target`: the object; the pool's place; or None for a directory within a pool."""
+class DirectoryEntry(NamedTuple):
+    """`target`: the object; the pool's place; or None for a directory within a pool. A tuple,
+    since one is made of every name that is listed."""
 
     name: bytes
     target: ObjectKey | ObjectPlace | None
@@ -115,7 +114,9 @@ async def object_entries(
                 ObjectKey(place.pool_id, place.namespace, listed.name, listed.locator)
                 for listed in batch
             ]
-            yield _entries_of([key for key in keys if key not in skipped], path, seen)
+            if skipped:
+                keys = [key for key in keys if key not in skipped]
+            yield _entries_of(keys, path, seen)
     finally:
         await objects.aclose()  # type: ignore[attr-defined]
 
@@ -126,7 +127,11 @@ def _entries_of(
     """`seen` has the directories that were shown already: many names go on in the same."""
     entries = []
     for key in keys:
-        entry = entry_of(FLAT.path_of(key.name, key.locator), directory)
+        path = FLAT.path_of(key.name, key.locator)
+        if not directory and len(path) == 1:  # nearly all
+            entries.append(DirectoryEntry(path[0], key))
+            continue
+        entry = entry_of(path, directory)
         if entry is None or (entry.is_directory and entry.name in seen):
             continue
         if entry.is_directory:
