@@ -11,6 +11,9 @@ import pytest
 from benchmarks.bars import BARS, LAZY, OWN, REQUEST_CPU, Bar, Verdict
 from benchmarks.content import MIB, checksum, content, share_of, shuffled_pages
 from benchmarks.driver import Args
+from benchmarks.listing import FEW_COUNT, names_of
+from benchmarks.listing_report import FIGURES, ListingResult, percentile
+from benchmarks.listing_report import report as listing_report
 from benchmarks.measure import run_job
 from benchmarks.past import DirectoryPast, VerifyError, expect_files
 from benchmarks.peers.limit import bench_result
@@ -18,6 +21,7 @@ from benchmarks.peers.s3fs import bucket_of
 from benchmarks.plot import draw
 from benchmarks.processes import PeerError, cpu_clock_s
 from benchmarks.programs import Sources, program_rows
+from benchmarks.reader import reading
 from benchmarks.report import NOTHING, report, rounded
 from benchmarks.result import BASE_PEER, Column, Result, Sample, Spread
 from benchmarks.rows import Row
@@ -254,3 +258,69 @@ def test_each_turn_begins_with_another_peer() -> None:
 def test_plot_is_drawn(tmp_path: Path) -> None:
     draw(result_of(sample("write", OWN, 20), sample("write", BASE_PEER, 10)), tmp_path / "p.svg")
     assert "ceph-fuse" in (tmp_path / "p.svg").read_text()
+
+
+# Listing at scale
+
+
+def listing_result(**samples: list[float]) -> ListingResult:
+    result = ListingResult({"machine": "this one"}, 20_000)
+    for key, values in samples.items():
+        for value in values:
+            result.add(key, value)
+    return result
+
+
+def test_a_listing_is_of_so_many_different_names() -> None:
+    names = list(names_of(20_000))
+    assert len(names) == len(set(names)) == 20_000
+    assert sum(name.startswith("few/") for name in names) == FEW_COUNT
+    assert sum(name.startswith("many/") for name in names) == 2_000
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "verdict"),
+    [
+        ("flat", 2.0, Verdict.MET),
+        ("flat", 2.1, Verdict.NOT_MET),
+        ("many", 10_000.0, Verdict.MET),
+        ("many", 9_999.0, Verdict.NOT_MET),
+    ],
+)
+def test_a_listing_is_held_to_its_bars(key: str, value: float, verdict: Verdict) -> None:
+    figure = FIGURES[key]
+    assert figure.verdict(listing_result(**{key: [value]}).spread(key)) == verdict.value
+    assert figure.verdict(None) == Verdict.UNKNOWN.value
+    assert FIGURES["rados"].verdict(None) == ""
+
+
+def test_the_report_of_a_listing_shows_medians_bars_and_the_machine() -> None:
+    result = listing_result(flat=[1.5, 3.0, 1.0], many=[9_000.0], rados=[250_000.0])
+    text = listing_report(ListingResult.from_json(result.to_json()))
+    lines = text.splitlines()
+    assert "# Listing 20,000 names" in lines
+    assert "1 of 2 bars are met" in text
+    shown = "| `ls -f` of all, names=flat | at most 2 | 1.50 <sub>1.00..3.00</sub>"
+    assert f"{shown} | times rados ls | met |" in lines
+    shown = "| `ls -l` of a tenth of all | at least 10,000 | 9,000 | names/s"
+    assert f"{shown} | **not met** |" in lines
+    assert "| `rados ls` of all |  | 250,000 | names/s |  |" in lines
+    assert "- machine: this one" in lines
+
+
+@pytest.mark.parametrize(
+    ("count", "percent", "value"), [(1, 99, 0), (100, 99, 98), (200, 99, 197), (101, 50, 50)]
+)
+def test_percentile(count: int, percent: int, value: float) -> None:
+    assert percentile(list(range(count))[::-1], percent) == value
+
+
+def test_files_are_read_meanwhile(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"file-{number:05d}").write_bytes(bytes(10))
+    with reading(tmp_path, 3, 10) as durations_s:
+        time.sleep(0.05)
+    assert durations_s
+    assert all(0 < seconds < 1 for seconds in durations_s)
+    with pytest.raises(PeerError), reading(tmp_path, 3, 11):
+        pass
