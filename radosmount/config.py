@@ -48,6 +48,7 @@ class StoreConfig:
     # Who calls librados: our compiled module, or the `rados` binding on threads. `auto` is the
     # module where it is built. With the module the two counts bound what is in flight.
     driver: Driver = "auto"
+    has_posix: bool = False  # every stat brings the xattr of store/posix.py along
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ class CacheConfig:
     conflict: ConflictMode = ConflictMode.FAIL
     dirty_expire_s: float = 5.0
     timeout_s: float = 30.0
+    has_posix: bool = False  # a flush stores the mtime's nanoseconds, and modes and owners
     spool_directory: str | None = None  # None: what can never be stored is lost
 
 
@@ -83,6 +85,7 @@ class ViewConfig:
     writable_pools: frozenset[bytes] = frozenset()
     is_read_only: bool = False
     has_strict_modes: bool = False
+    has_posix: bool = False  # modes, owners and symbolic links are the objects'
     names: NamesMode = NamesMode.TREE
     uid: int = 0
     gid: int = 0
@@ -101,6 +104,7 @@ class FuseConfig:
     options: frozenset[str] = frozenset()
     request_count_max: int = 1024  # callers that may wait for the store before all do
     invalidation_count_max: int = 65536  # inodes that wait to be dropped from the kernel's cache
+    has_posix: bool = False  # then it is the kernel that clears setuid bits
     is_tuned: bool = True  # by our own request loop and INIT, where they work
     readahead_kib: int = 4096  # the kernel's 128 means requests of 128 KiB, one at a time
 

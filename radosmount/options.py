@@ -151,6 +151,7 @@ class Option:
 
 
 TIMEOUT_FIELDS: Final = tuple(f"{name}.timeout_s" for name in ("store", "cache", "view"))
+POSIX_FIELDS: Final = tuple(f"{name}.has_posix" for name in ("store", "cache", "view", "fuse"))
 
 OPTIONS: Final = (
     Option("conf", "FILE", "Ceph's configuration file", ("store.conf_path",), TEXT,
@@ -195,6 +196,8 @@ OPTIONS: Final = (
            ("view.umask",), Kind(parse_mode), default=""),
     Option("fmode", "MODE", "mode of files", ("view.file_mode",), MODE),
     Option("dmode", "MODE", "mode of directories", ("view.directory_mode",), MODE),
+    Option("posix", "", "keep modes, owners, symbolic links and the mtime's nanoseconds, in the "
+           "xattr `radosmount.posix`", POSIX_FIELDS),
     Option("strict_modes", "", "chmod and chown fail with EPERM, rather than do nothing",
            ("view.has_strict_modes",)),
     Option("allow_other", "", "other users may use the mount", ("fuse.allow_other",)),

@@ -31,7 +31,9 @@ from typing import Final
 from radosmount.cache.extents import Buffer, ExtentMap
 from radosmount.cache.orphan import Orphan
 from radosmount.errors import RadosmountError
+from radosmount.store import posix
 from radosmount.store.interface import ObjectKey, ObjectStat, ReadResult
+from radosmount.store.posix import Posix
 
 
 class FileState(enum.Enum):
@@ -65,12 +67,13 @@ TRANSITIONS: Final = {
 
 @dataclass(slots=True)
 class Changes:
-    """What differs from the layer below. `mtime_s` None: the mtime does not."""
+    """What differs from the layer below. `mtime_s`, `posix` None: they do not."""
 
     extents: ExtentMap = field(default_factory=ExtentMap)
     cut: int | None = None
     mtime_s: int | None = None
     xattrs: dict[bytes, bytes | None] = field(default_factory=dict)  # None removes
+    posix: Posix | None = None
 
     def absorb(self, newer: "Changes") -> None:
         """Put `newer` on top: afterwards this is both together."""
@@ -80,6 +83,7 @@ class Changes:
         self.extents.overlay(newer.extents)
         self.mtime_s = self.mtime_s if newer.mtime_s is None else newer.mtime_s
         self.xattrs.update(newer.xattrs)
+        self.posix = self.posix if newer.posix is None else newer.posix
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +237,12 @@ class CachedFile:
         return self.base.mtime_s
 
     @property
+    def posix(self) -> Posix:
+        """Mode, owner and what else has no place in RADOS; `posix.NONE` where none is known."""
+        flight_posix = self._flight.changes.posix if self._flight else None
+        return self._dirty.posix or flight_posix or self.base.posix or posix.NONE
+
+    @property
     def staged_xattrs(self) -> dict[bytes, bytes | None]:
         """Changes to xattrs that wait for a flush; None removes."""
         in_flight = self._flight.changes.xattrs if self._flight else {}
@@ -252,7 +262,8 @@ class CachedFile:
 
     @property
     def is_known_bare(self) -> bool:
-        """Whether the object has neither xattrs nor omap, unless someone else was there."""
+        """Whether the object has neither xattrs, but the one of `posix`, nor omap, unless someone
+        else was there."""
         return 0 < self.bare_version == self.base.version and not self.is_suspect
 
     # Reading
@@ -306,6 +317,10 @@ class CachedFile:
         self._dirty.mtime_s = mtime_s
         self._apply(FileEvent.MODIFIED)
 
+    def stage_posix(self, wanted: Posix) -> None:
+        self._dirty.posix = wanted
+        self._apply(FileEvent.MODIFIED)
+
     def stage_xattr(self, name: bytes, value: bytes | None) -> None:
         self._dirty.xattrs[name] = value
         self._apply(FileEvent.MODIFIED)
@@ -324,7 +339,8 @@ class CachedFile:
         """The flight is stored; return how many bytes are held no more."""
         flight = self.current_flight
         assert flight.changes.mtime_s is not None
-        self.base = ObjectStat(flight.size, flight.changes.mtime_s, version)
+        stored_posix = flight.changes.posix or flight.base.posix
+        self.base = ObjectStat(flight.size, flight.changes.mtime_s, version, posix=stored_posix)
         self.is_new = False
         self.attempts.clear()
         self._flight = None
@@ -405,17 +421,17 @@ class CachedFile:
         self.size = stat.size
         return is_changed
 
-    def take_version(self, version: int, mtime_s: int, is_as_bare: bool) -> None:
-        """We have changed the object at `base` beside its content: it is at `version` now.
+    def take_change(self, now: ObjectStat, is_as_bare: bool) -> None:
+        """We have changed the object at `base` beside its content: it is `now`.
 
         `is_as_bare`: and have given it neither xattrs nor omap.
         """
         if self.is_known_bare and is_as_bare:
-            self.bare_version = version
+            self.bare_version = now.version
         content = self.known_content
         if content is not None:
-            self.stored = replace(content, version=version)
-        self.base = replace(self.base, version=version, mtime_s=mtime_s)
+            self.stored = replace(content, version=now.version)
+        self.base = now
         self.epoch += 1
 
     def take_base(self, source: ObjectStat, version: int) -> None:

@@ -14,7 +14,7 @@ import trio
 from radosmount.cache.budget import Budget
 from radosmount.cache.file import Attempt, CachedFile, Flight, PartlyStored
 from radosmount.cache.kept import KeptContents
-from radosmount.cache.plan import Plan, plan_flush
+from radosmount.cache.plan import Plan, gives_xattrs, plan_flush
 from radosmount.config import CacheConfig
 from radosmount.errors import ObjectExists, ObjectNotFound, StoreError, VersionConflict
 from radosmount.store.interface import (
@@ -24,7 +24,6 @@ from radosmount.store.interface import (
     ObjectKey,
     ObjectStat,
     ReadResult,
-    SetXattr,
     Store,
     Write,
     WriteFull,
@@ -185,7 +184,7 @@ class Flusher:
         """One operation was all, and was acknowledged: what the object is at `version`."""
         change = plan.first
         was_bare = change.guard in (Existence.ABSENT, AtVersion(file.bare_version))
-        is_bare = was_bare and not any(isinstance(step, SetXattr) for step in change.steps)
+        is_bare = was_bare and not gives_xattrs(change.steps)
         file.bare_version = version if is_bare else 0
         if plan.content is not None and not file.needs_flush:
             self._kept.keep(file, ReadResult(plan.content, version))

@@ -15,7 +15,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import trio
@@ -39,6 +39,7 @@ from radosmount.errors import (
     StoreFailure,
 )
 from radosmount.store.interface import ObjectKey, Store
+from radosmount.store.posix import NS_PER_S, Posix
 
 log = logging.getLogger(__name__)
 
@@ -172,7 +173,9 @@ class PageCache:
         except FilesystemError:
             self._budget.release(len(data))
             raise
-        grown = file.write(offset, data, int(time.time()), is_append)
+        now_ns = time.time_ns()
+        grown = file.write(offset, data, now_ns // NS_PER_S, is_append)
+        self._stamp(file, now_ns)
         self._budget.release(len(data) - grown)
         self._note_dirty(file)
         if self._config.flush is FlushMode.SYNC:
@@ -187,12 +190,20 @@ class PageCache:
             file.size = size
             return
         self._check_change(file, size)
-        self._budget.release(file.truncate(size, int(time.time())))
+        now_ns = time.time_ns()
+        self._budget.release(file.truncate(size, now_ns // NS_PER_S))
+        self._stamp(file, now_ns)
         self._note_dirty(file)
 
-    def set_mtime(self, file: CachedFile, mtime_s: int) -> None:
-        """Set the mtime, to be stored by the next flush."""
-        file.set_mtime(mtime_s)
+    def set_mtime(self, file: CachedFile, mtime_ns: int) -> None:
+        """Set the mtime, to be stored by the next flush; without `posix` in whole seconds."""
+        file.set_mtime(mtime_ns // NS_PER_S)
+        self._stamp(file, mtime_ns)
+        self._note_dirty(file)
+
+    def stage_posix(self, file: CachedFile, wanted: Posix) -> None:
+        """Set what posix attributes there are, to be stored by the next flush."""
+        file.stage_posix(wanted)
         self._note_dirty(file)
 
     def stage_xattr(self, file: CachedFile, name: bytes, value: bytes | None) -> None:
@@ -209,13 +220,14 @@ class PageCache:
         """`file.orphan` has the base: lay what is held over it. In the file's turn only."""
         orphan = file.orphan
         assert orphan is not None
-        size = file.size
+        size, known_posix = file.size, file.posix
         orphan.truncate(min(file.base_limit, size))
         for offset, data in file.held_within(0, size):
             orphan.write(offset, data)
         orphan.truncate(size)
         self.discard(file)
         file.size = size
+        file.base = replace(file.base, posix=known_posix)
 
     # Flushing
 
@@ -366,6 +378,10 @@ class PageCache:
             self._note_success(file)
 
     # Keeping count
+
+    def _stamp(self, file: CachedFile, mtime_ns: int) -> None:
+        if self._config.has_posix:
+            file.stage_posix(replace(file.posix, mtime_ns=mtime_ns))
 
     def _check_change(self, file: CachedFile, size: int) -> None:
         """Raises: FileTooBig; StaleFile."""

@@ -10,6 +10,7 @@ from typing import Final
 
 from radosmount.cache.file import Flight
 from radosmount.config import MIB, ConflictMode
+from radosmount.store import posix
 from radosmount.store.interface import (
     AtVersion,
     Change,
@@ -94,6 +95,8 @@ def _whole_content(flight: Flight) -> bytes:
 
 
 def _xattr_steps(flight: Flight) -> Iterator[Step]:
+    if flight.changes.posix is not None:
+        yield SetXattr(posix.XATTR, posix.encode(flight.changes.posix))
     for name, value in flight.changes.xattrs.items():
         yield RemoveXattr(name) if value is None else SetXattr(name, value)
 
@@ -125,6 +128,11 @@ def _batches(flight: Flight, operation_bytes_max: int) -> Iterator[list[Step]]:
         batch_bytes += len(buffer)
     if batch:
         yield batch
+
+
+def gives_xattrs(steps: tuple[Step, ...]) -> bool:
+    """Whether the object has others than that of `posix` afterwards, if it had none before."""
+    return any(isinstance(step, SetXattr) and step.name != posix.XATTR for step in steps)
 
 
 def _end_of(steps: tuple[Step, ...]) -> int:

@@ -18,6 +18,7 @@ from urllib.parse import quote
 from radosmount.cache.extents import Buffer, ExtentMap
 from radosmount.cache.file import Attempt, Changes, Flight, PartlyStored
 from radosmount.errors import SpoolError
+from radosmount.store import posix
 from radosmount.store.interface import ObjectKey, ObjectStat
 
 MAGIC: Final = b"radosmount-spool"
@@ -101,7 +102,7 @@ def decode(content: bytes) -> Spooled:
 
 def _header(spooled: Spooled) -> dict[str, object]:
     key, flight = spooled.key, spooled.flight
-    changes, base = flight.changes, flight.base
+    changes = flight.changes
     return {
         "cluster": spooled.cluster,
         "pool": _text(spooled.pool_name),
@@ -116,7 +117,8 @@ def _header(spooled: Spooled) -> dict[str, object]:
         "is_new": flight.is_new,
         "is_append": flight.is_append,
         "cut": changes.cut,
-        "base": asdict(base),
+        "base": _base_header(flight.base),
+        "posix": None if changes.posix is None else _text(posix.encode(changes.posix)),
         "xattrs": {
             _text(name): None if value is None else _text(value)
             for name, value in changes.xattrs.items()
@@ -124,6 +126,13 @@ def _header(spooled: Spooled) -> dict[str, object]:
         "attempts": [_attempt_header(attempt) for attempt in spooled.attempts],
         "extents": [[offset, len(buffer)] for offset, buffer in changes.extents],
     }
+
+
+def _base_header(base: ObjectStat) -> dict[str, object]:
+    """What a flush is guarded by; not what the object's xattrs say."""
+    header: dict[str, object] = asdict(base)
+    del header["posix"]
+    return header
 
 
 def _attempt_header(attempt: Attempt) -> dict[str, object]:
@@ -164,6 +173,8 @@ def _flight(header: dict[str, Any], data: memoryview) -> Flight:
         for name, value in header["xattrs"].items()
     }
     changes = Changes(_extents(header["extents"], data), cut, int(header["mtime_s"]), xattrs)
+    if header.get("posix") is not None:  # files of the first version have none
+        changes.posix = posix.decode(_bytes(header["posix"]))
     if changes.extents.end > size:
         raise ValueError("bytes beyond the end")
     return Flight(

@@ -25,7 +25,9 @@ from typing import Final
 log = logging.getLogger(__name__)
 
 PARALLEL_DIROPS: Final = 1 << 18
-# We keep no setuid bits and no capabilities (the mount is nosuid), so there are none to clear.
+# We keep no capabilities and, without `posix`, no setuid bits (the mount is nosuid): there are
+# none to clear. With it the kernel does, by SETATTR.
+HANDLE_KILLPRIV: Final = 1 << 19
 HANDLE_KILLPRIV_V2: Final = 1 << 28
 MAX_BACKGROUND: Final = 64
 CONGESTION_THRESHOLD: Final = 48
@@ -57,8 +59,9 @@ class Handshake:
     it, if it never comes to that.
     """
 
-    def __init__(self, device_fd: int) -> None:
+    def __init__(self, device_fd: int, has_setuid: bool) -> None:
         self._device_fd = device_fd
+        self._has_setuid = has_setuid
         self._init = os.read(device_fd, _REQUEST_BYTES_MAX)
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._ours.send(self._init)
@@ -71,7 +74,7 @@ class Handshake:
     def finish(self) -> None:
         """Pass libfuse's reply on, amended, and give libfuse the kernel's descriptor."""
         reply = self._ours.recv(_REQUEST_BYTES_MAX)
-        os.write(self._device_fd, amended(self._init, reply))
+        os.write(self._device_fd, amended(self._init, reply, self._has_setuid))
         os.dup2(self._device_fd, self.libfuse_fd, inheritable=False)
         self._close()
 
@@ -84,9 +87,9 @@ class Handshake:
         os.close(self._device_fd)
 
 
-def begin(mountpoint: str, options: frozenset[str]) -> Handshake | None:
+def begin(mountpoint: str, options: frozenset[str], has_setuid: bool) -> Handshake | None:
     """Mount as `options` (pyfuse3's) say; None where that is not allowed to us, or where a
-    helper of libfuse's is asked for.
+    helper of libfuse's is asked for. `has_setuid`: files may have setuid bits.
 
     Raises: OSError where libfuse could not mount either.
     """
@@ -99,7 +102,7 @@ def begin(mountpoint: str, options: frozenset[str]) -> Handshake | None:
         return None
     try:
         _mount(device_fd, mountpoint, options)
-        return Handshake(device_fd)
+        return Handshake(device_fd, has_setuid)
     except PermissionError as failure:
         log.debug("mount(2) is not for us, so libfuse mounts: %s", failure)
         os.close(device_fd)
@@ -109,12 +112,14 @@ def begin(mountpoint: str, options: frozenset[str]) -> Handshake | None:
         raise
 
 
-def amended(init: bytes, reply: bytes) -> bytes:
+def amended(init: bytes, reply: bytes, has_setuid: bool) -> bytes:
     """libfuse's reply to INIT, with what the kernel offers and libfuse does not take."""
     (offered,) = struct.unpack_from("=I", init, _IN_FLAGS_OFFSET)
     (agreed,) = struct.unpack_from("=I", reply, _OUT_FLAGS_OFFSET)
     amended_reply = bytearray(reply)
     agreed |= offered & (PARALLEL_DIROPS | HANDLE_KILLPRIV_V2)
+    if has_setuid:
+        agreed &= ~(HANDLE_KILLPRIV | HANDLE_KILLPRIV_V2)
     struct.pack_into("=I", amended_reply, _OUT_FLAGS_OFFSET, agreed)
     struct.pack_into(
         "=HH", amended_reply, _OUT_BACKGROUND_OFFSET, MAX_BACKGROUND, CONGESTION_THRESHOLD

@@ -35,6 +35,7 @@ from radosmount.fuse.replies import (
 )
 from radosmount.vfs.attributes import AttributeChange
 from radosmount.vfs.filesystem import Filesystem, OpenFile
+from radosmount.vfs.metadata import Creator
 from radosmount.vfs.objects import LISTED_NAME_FRESHNESS_S
 
 log = logging.getLogger(__name__)
@@ -96,7 +97,8 @@ class Operations(Answering):
     async def mkdir(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
     ) -> EntryAttributes:
-        return entry_attributes(await self._filesystem.make_directory(parent_inode, name))
+        creator = Creator(stat.S_IMODE(mode), ctx.uid, ctx.gid)
+        return entry_attributes(await self._filesystem.make_directory(parent_inode, name, creator))
 
     @answers
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
@@ -106,7 +108,14 @@ class Operations(Answering):
     async def symlink(
         self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        raise FUSEError(errno.EPERM)  # symlink(2): does not support symbolic links
+        creator = Creator(0o777, ctx.uid, ctx.gid)
+        return entry_attributes(
+            await self._filesystem.make_link(parent_inode, name, target, creator)
+        )
+
+    @answers
+    async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
+        return FileNameT(await self._filesystem.read_link(inode))
 
     @answers
     async def link(
@@ -124,7 +133,8 @@ class Operations(Answering):
     ) -> EntryAttributes:
         if not stat.S_ISREG(mode):
             raise FUSEError(errno.EPERM)  # mknod(2): does not support this type of node
-        return entry_attributes(await self._filesystem.make_file(parent_inode, name))
+        creator = Creator(stat.S_IMODE(mode), ctx.uid, ctx.gid)
+        return entry_attributes(await self._filesystem.make_file(parent_inode, name, creator))
 
     # Attributes
 
@@ -160,7 +170,8 @@ class Operations(Answering):
         flags: FlagT,
         ctx: RequestContext,
     ) -> tuple[FileInfo, EntryAttributes]:
-        opened, attributes = await self._filesystem.create(parent_inode, name, flags)
+        creator = Creator(stat.S_IMODE(mode), ctx.uid, ctx.gid)
+        opened, attributes = await self._filesystem.create(parent_inode, name, flags, creator)
         return _file_info(opened), entry_attributes(attributes)
 
     @answers

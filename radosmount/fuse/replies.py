@@ -9,6 +9,7 @@ store's time-out or by the deadline of a flush.
 import errno
 import functools
 import logging
+import stat
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, Concatenate, Final, Generic, NoReturn, ParamSpec, TypeVar, cast
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 # statfs(2) counts in units; df shows them as they are.
 UNIT_BYTES: Final = 4096
 NAME_BYTES_MAX: Final = 255
+DIRECTORY_NAME_FRESHNESS_S: Final = 1.0
 SECTOR_BYTES: Final = 512  # of st_blocks (stat(2))
 
 P = ParamSpec("P")
@@ -127,10 +129,12 @@ def _resumed(coroutine: Coroutine[Any, Any, T], trap: object) -> Generator[Any, 
 def entry_attributes(
     attributes: Attributes, name_timeout_s: float = 0.0
 ) -> pyfuse3.EntryAttributes:
-    """`name_timeout_s`: how long the kernel may keep the name itself. One that was looked up it
-    may not, since an open goes by the look-up just before it; one that was listed it may:
+    """`name_timeout_s`: how long the kernel may keep the name itself. A file's that was looked up
+    it may not, since an open goes by the look-up just before it; one that was listed it may:
     whatever is done with it asks, and ESTALE, where the object is gone, has the kernel look the
-    name up."""
+    name up. A directory's is on the way to every file below it: it is kept for a second."""
+    if stat.S_ISDIR(attributes.mode):
+        name_timeout_s = DIRECTORY_NAME_FRESHNESS_S
     entry = pyfuse3.EntryAttributes()
     entry.st_ino = pyfuse3.InodeT(attributes.ino)
     entry.generation = 0

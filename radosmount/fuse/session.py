@@ -79,7 +79,9 @@ class Session:
         self._path = mounts.canonical(self._config.mountpoint)  # later it would ask ourselves
         try:
             if self._is_tuned:
-                self._handshake = handshake.begin(self._path, self._config.options)
+                self._handshake = handshake.begin(
+                    self._path, self._config.options, self._config.has_posix
+                )
             self._init_libfuse()
         except OSError as failure:
             raise MountError(f"cannot mount on {self._path}: {failure.strerror}") from failure

@@ -13,8 +13,10 @@ What holds for every store:
 
 import enum
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
+
+from radosmount.store.posix import Posix
 
 
 class ObjectKey(NamedTuple):
@@ -32,11 +34,13 @@ class ObjectKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ObjectStat:
-    """`mtime_s` is whole seconds since the epoch: librados 16 shows no more."""
+    """`mtime_s` is whole seconds since the epoch: librados 16 shows no more. `posix`: the xattr of
+    that name, where the store was opened to bring it along, and the object has it."""
 
     size: int
     mtime_s: int
     version: int
+    posix: Posix | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

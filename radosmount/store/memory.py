@@ -17,6 +17,7 @@ from typing import Final
 import trio
 
 from radosmount import errors
+from radosmount.store import posix
 from radosmount.store.interface import (
     Change,
     Inspection,
@@ -72,8 +73,12 @@ class MemoryStore:
     """`interface.Store` in memory. The pool `pool_id` 1, `assets`, is there from the start."""
 
     def __init__(
-        self, limits: Limits | None = None, pools: tuple[bytes, ...] = (b"assets",)
+        self,
+        limits: Limits | None = None,
+        pools: tuple[bytes, ...] = (b"assets",),
+        has_posix: bool = False,
     ) -> None:
+        self._has_posix = has_posix
         self.changes: list[tuple[ObjectKey, Change]] = []
         self.delay: Callable[[Call], Awaitable[None]] | None = None
         self.is_full = False
@@ -149,7 +154,7 @@ class MemoryStore:
 
     def stat_now(self, key: ObjectKey) -> ObjectStat | None:
         found = self._objects.get(key)
-        return None if found is None else _stat(found)
+        return None if found is None else self._stat(found)
 
     def xattrs_now(self, key: ObjectKey) -> Mapping[bytes, bytes]:
         found = self._objects.get(key)
@@ -174,7 +179,7 @@ class MemoryStore:
 
     async def stat(self, key: ObjectKey) -> ObjectStat:
         async with self._call(Call("stat", key)):
-            return _stat(self._found(key))
+            return self._stat(self._found(key))
 
     async def read(self, key: ObjectKey, offset: int, length: int) -> ReadResult:
         async with self._call(Call("read", key)):
@@ -184,14 +189,14 @@ class MemoryStore:
     async def stat_and_read(self, key: ObjectKey, length: int) -> tuple[ObjectStat, ReadResult]:
         async with self._call(Call("stat_and_read", key)):
             found = self._found(key)
-            return _stat(found), ReadResult(bytes(found.data[:length]), found.version)
+            return self._stat(found), ReadResult(bytes(found.data[:length]), found.version)
 
     async def inspect(self, key: ObjectKey, length: int) -> Inspection:
         async with self._call(Call("inspect", key)):
             found = self._found(key)
             entries = sorted(found.omap.items())
             return Inspection(
-                _stat(found),
+                self._stat(found),
                 dict(found.xattrs),
                 dict(entries[:_OMAP_PAGE_COUNT]),
                 len(entries) > _OMAP_PAGE_COUNT,
@@ -324,6 +329,11 @@ class MemoryStore:
             raise errors.PermissionDenied(f"pool {pool_id}: no read cap")
         return state
 
+    def _stat(self, item: MemoryObject) -> ObjectStat:
+        value = item.xattrs.get(posix.XATTR) if self._has_posix else None
+        brought = None if value is None else posix.decode(value)
+        return ObjectStat(len(item.data), item.mtime_s, item.version, posix=brought)
+
     def _found(self, key: ObjectKey) -> MemoryObject:
         self._readable_state(key.pool_id)
         _check_name(key)
@@ -378,10 +388,6 @@ class MemoryStore:
             quota_bytes=state.quota_bytes,
             quota_objects=state.quota_objects,
         )
-
-
-def _stat(item: MemoryObject) -> ObjectStat:
-    return ObjectStat(len(item.data), item.mtime_s, item.version)
 
 
 def _size(item: MemoryObject | None) -> int:

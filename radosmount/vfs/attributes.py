@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from radosmount.config import ViewConfig
-from radosmount.vfs.nodes import FileNode, Node
+from radosmount.store import posix
+from radosmount.store.posix import Posix
+from radosmount.vfs.nodes import DirectoryNode, FileNode, Node
 
-NS_PER_S: Final = 1_000_000_000
 # cp, cat and Python size their reads by it.
 PREFERRED_IO_BYTES: Final = 1 << 20
 
@@ -39,20 +40,53 @@ class AttributeChange:
     uid: int | None = None
     gid: int | None = None
 
+    @property
+    def has_owner_or_mode(self) -> bool:
+        return any(value is not None for value in (self.mode, self.uid, self.gid))
+
 
 def attributes_of(
-    node: Node, view: ViewConfig, directory_mtime_ns: int, valid_s: float
+    node: Node, view: ViewConfig, mounted_ns: int, nlink: int, valid_s: float
 ) -> Attributes:
-    """RADOS has no directories, so they have no times of their own: the mount's start."""
+    """`nlink` and `mounted_ns` are for directories: one without a marker has no time of its own
+    but that of the mount's start, or of the last change that it has made there."""
     if isinstance(node, FileNode):
         return _file_attributes(node, view, valid_s)
-    mode = stat.S_IFDIR | view.directory_mode
-    return Attributes(node.ino, mode, 2, view.uid, view.gid, 0, directory_mtime_ns, valid_s)
+    kept, mtime_ns = posix.NONE, mounted_ns
+    if isinstance(node, DirectoryNode):
+        if node.marker is not None:
+            kept = node.marker.posix or kept
+            mtime_ns = kept.exact_mtime_ns(node.marker.mtime_s)
+        mtime_ns = max(mtime_ns, node.changed_ns)
+    mode = stat.S_IFDIR | _permissions(kept, view.directory_mode)
+    uid, gid = _owner(kept, view)
+    return Attributes(node.ino, mode, nlink, uid, gid, 0, mtime_ns, valid_s)
+
+
+def link_target(node: FileNode) -> bytes | None:
+    """Where it points, if it is a symbolic link: whoever writes to such an object ends that."""
+    file = node.file
+    return file.posix.target if file.size == 0 else None
 
 
 def _file_attributes(node: FileNode, view: ViewConfig, valid_s: float) -> Attributes:
-    file = node.file
-    mode = stat.S_IFREG | view.file_mode
+    file, kept = node.file, node.file.posix
+    target = link_target(node)
+    mode = stat.S_IFREG | _permissions(kept, view.file_mode)
+    size = file.size
+    if target is not None:
+        mode, size = stat.S_IFLNK | 0o777, len(target)
     nlink = 0 if file.is_unlinked else 1
-    mtime_ns = file.mtime_s * NS_PER_S
-    return Attributes(node.ino, mode, nlink, view.uid, view.gid, file.size, mtime_ns, valid_s)
+    uid, gid = _owner(kept, view)
+    return Attributes(
+        node.ino, mode, nlink, uid, gid, size, kept.exact_mtime_ns(file.mtime_s), valid_s
+    )
+
+
+def _permissions(kept: Posix, of_mount: int) -> int:
+    return of_mount if kept.mode is None else stat.S_IMODE(kept.mode)
+
+
+def _owner(kept: Posix, view: ViewConfig) -> tuple[int, int]:
+    uid = view.uid if kept.uid is None else kept.uid
+    return uid, view.gid if kept.gid is None else kept.gid

@@ -5,9 +5,11 @@ lies below it, or where it has a marker: the empty object `d/`, which mkdir make
 is both, a file and a directory, the directory takes the name; the file has its second spelling.
 """
 
+import contextlib
 import math
+import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,6 +18,7 @@ import trio
 from radosmount.cache.ticket import Ticket
 from radosmount.config import NamesMode, ViewConfig
 from radosmount.errors import (
+    CrossPool,
     DirectoryNotEmpty,
     EntryExists,
     InvalidCall,
@@ -25,7 +28,7 @@ from radosmount.errors import (
     NotPermitted,
     ObjectNotFound,
 )
-from radosmount.store.interface import ObjectKey, Store
+from radosmount.store.interface import ObjectKey, ObjectStat, Store
 from radosmount.store.names import (
     BESIDE_DIRECTORY,
     COMPONENT_BYTES_MAX,
@@ -45,6 +48,7 @@ from radosmount.vfs.listing import (
     pool_entries,
     tree_entries,
 )
+from radosmount.vfs.lookahead import LookAhead
 from radosmount.vfs.nodes import DirectoryNode, Node, NodeTable, ObjectPlace, RootNode
 from radosmount.vfs.objects import Objects
 from radosmount.vfs.pools import Pools
@@ -54,6 +58,8 @@ from radosmount.vfs.trees import Tree
 # A directory without a marker is there because of its objects' names: who looks it up goes by the
 # index, and has an older one made anew. What this mount makes or removes is known at once.
 IMPLIED_FRESHNESS_S: Final = 30.0
+# How long what was heard of a marker answers: every path through a directory looks it up.
+MARKER_FRESHNESS_S: Final = 1.0
 # Any name is a namespace: of so many places an index of names is kept.
 TREE_COUNT_MAX: Final = 64
 # The directory of a pool below which its namespaces are, by name; reserved by the grammar.
@@ -67,6 +73,7 @@ class OpenDirectory:
     ino: int
     listing: Listing
     stat_ahead: StatAhead
+    look_ahead: LookAhead
 
 
 class Directories:
@@ -127,12 +134,15 @@ class Directories:
         except NoSuchEntry as failure:
             raise InvalidCall(str(failure)) from failure
 
-    def is_directory(self, parent: int, name: bytes) -> bool:
-        """Whether a directory of the tree view has that name, as far as is known."""
-        directory = self._nodes[parent]
-        if not self._is_tree or not isinstance(directory, DirectoryNode):
-            return False
-        return self._has_directory(DirectoryNode(directory.place, (*directory.path, name)))
+    async def check_no_directory(self, parent: int, name: bytes) -> None:
+        """Raises: CrossPool for the name of a directory, as far as is known; NotPermitted for
+        that of all namespaces; as `key_for_change`."""
+        directory = await self._writable(parent)
+        if _holds_namespaces(directory, name):
+            raise NotPermitted("namespaces are made by their first objects")
+        node = DirectoryNode(directory.place, (*directory.path, name))
+        if is_continuation(name) or (self._is_tree and self._has_directory(node)):
+            raise CrossPool("RADOS renames no directories: mv copies")
 
     # Directories of the tree view
 
@@ -144,12 +154,16 @@ class Directories:
             raise EntryExists(f"{name!r}")
         return key
 
-    async def key_for_removal(self, parent: int, name: bytes) -> ObjectKey:
-        """The marker to be removed by rmdir(2).
+    async def key_for_removal(self, parent: int, name: bytes) -> ObjectKey | None:
+        """The marker to be removed by rmdir(2); None where there is none to remove: what a name
+        goes on in is there whenever it is asked for.
 
         Raises: DirectoryNotEmpty where anything else lies below it, by anyone's writing;
         NoSuchEntry; as `key_for_change`.
         """
+        if is_continuation(name):
+            await self._check_empty(parent, name)
+            return None
         node = await self._below(parent, name)
         index = await self._tree(node.place).index(0.0)
         if not index.has_directory(node.path):
@@ -158,13 +172,52 @@ class Directories:
             raise DirectoryNotEmpty(f"{name!r}")
         return self._marker(node)
 
-    def made(self, parent: int, name: bytes) -> DirectoryNode:
+    def made(self, parent: int, name: bytes, marker: ObjectStat) -> DirectoryNode:
         """The inode of a directory whose marker was just made."""
         directory = self._nodes[parent]
         assert isinstance(directory, DirectoryNode)
-        node = self._directory_node(directory.place, (*directory.path, name))
-        assert isinstance(node, DirectoryNode)
-        return node
+        node = DirectoryNode(directory.place, (*directory.path, name))
+        return self.take_marker(node, marker)
+
+    # What a directory shows of itself
+
+    async def refresh(self, node: DirectoryNode) -> None:
+        """Hear what its marker is now, if it may have one. Raises: StoreError."""
+        index = self._tree(node.place).known(math.inf) if self._is_tree else None
+        if index is None or not index.has_marker(node.path):
+            node.marker = None
+        elif trio.current_time() - node.heard_s >= MARKER_FRESHNESS_S and await self._is_marked(
+            node
+        ):
+            node.heard_s = trio.current_time()
+
+    def marker_of(self, node: DirectoryNode) -> ObjectKey | None:
+        """The object that has what is kept of a directory; None for a pool or namespace."""
+        is_place = not node.path or not self._is_tree or is_continuation(node.path[-1])
+        return None if is_place or node.path == (NAMESPACES,) else self._marker(node)
+
+    def take_marker(self, node: DirectoryNode, marker: ObjectStat) -> DirectoryNode:
+        """The inode of a directory (`node` itself may be none), whose marker is that now."""
+        known = self._directory_node(node.place, node.path)
+        self.note(self._marker(node), True)
+        known.marker, known.heard_s = marker, trio.current_time()
+        return known
+
+    def note_changed(self, ino: int) -> None:
+        """This mount has made or removed a name in it."""
+        node = self._nodes[ino]
+        if isinstance(node, DirectoryNode):
+            node.changed_ns = time.time_ns()
+
+    def link_count(self, node: Node) -> int:
+        """As in most Unix file systems: two, and one for each directory in it that is known."""
+        if isinstance(node, RootNode):
+            return 2 + len(self._pools.visible())
+        if not isinstance(node, DirectoryNode) or not self._is_tree:
+            return 2
+        tree = self._trees.get(node.place)
+        index = None if tree is None else tree.known(math.inf)
+        return 2 if index is None else 2 + index.subdirectory_count(node.path)
 
     def note(self, key: ObjectKey, is_there: bool | None) -> None:
         """An object is there, or not any more; None: either."""
@@ -206,7 +259,7 @@ class Directories:
         node = DirectoryNode(directory.place, (*directory.path, name))
         index = await self._tree(node.place).current(IMPLIED_FRESHNESS_S)
         if index.has_directory(node.path):
-            return self._directory_node(node.place, node.path)
+            return await self._known_node(node)
         key = self._tree_key(directory, name)
         marker: Ticket[bool] | None = None
         if not index.has_file(node.path):  # a new name: the object and the marker at once
@@ -218,7 +271,9 @@ class Directories:
             is_marked = await (marker.result() if marker else self._is_marked(node))
             if not is_marked and not await self._is_implied(node):
                 raise
-        return self._directory_node(node.place, node.path)
+            if node.marker is None:
+                return self._directory_node(node.place, node.path)
+        return self.take_marker(node, node.marker)
 
     async def _look_up(self, key: ObjectKey, caller: int) -> Node:
         try:
@@ -237,8 +292,9 @@ class Directories:
         except InvalidCall:
             return False
         try:
-            await self._store.stat(marker)
+            node.marker = await self._store.stat(marker)
         except ObjectNotFound:
+            node.marker = None
             self.note(marker, False)
             return False
         self.note(marker, True)
@@ -259,8 +315,22 @@ class Directories:
         is_beside = plain != name and self._has_directory(beside)
         return _key(directory, name, TREE, is_beside)
 
+    async def _check_empty(self, parent: int, name: bytes) -> None:
+        """Raises: DirectoryNotEmpty; as `key_for_change`."""
+        directory = await self._writable(parent)
+        node = DirectoryNode(directory.place, (*directory.path, name))
+        if self._is_tree:
+            is_empty = not (await self._tree(node.place).index(0.0)).has_directory(node.path)
+        else:
+            async with contextlib.aclosing(self._object_entries(node)) as batches:
+                is_empty = not any([bool(batch) async for batch in batches])
+        if not is_empty:
+            raise DirectoryNotEmpty(f"{name!r}")
+
     async def _below(self, parent: int, name: bytes) -> DirectoryNode:
         directory = await self._writable(parent)
+        if _holds_namespaces(directory, name):
+            raise NotPermitted("namespaces are made by their first objects")
         if not self._is_tree:
             raise NotPermitted("names=flat has no directories")
         if len(name) > COMPONENT_BYTES_MAX:
@@ -311,20 +381,37 @@ class Directories:
         ]
 
     def _opened(self, ino: int, batches: AsyncIterator[list[DirectoryEntry]]) -> OpenDirectory:
+        listing = Listing(batches)
         stat_ahead = StatAhead(self._nursery, self._objects.revalidate)
-        return OpenDirectory(ino, Listing(batches), stat_ahead)
+        look_ahead = LookAhead(self._store, listing, self._objects.enter_listed)
+        return OpenDirectory(ino, listing, stat_ahead, look_ahead)
 
-    def _object_entries(self, node: DirectoryNode) -> AsyncIterator[list[DirectoryEntry]]:
+    def _object_entries(self, node: DirectoryNode) -> AsyncGenerator[list[DirectoryEntry], None]:
         place = node.place
         objects = self._store.list_objects(place.pool_id, place.namespace)
         return object_entries(place, node.path, objects, self._unstored(place))
 
-    def _directory_node(self, place: ObjectPlace, path: Path) -> Node:
+    async def _known_node(self, node: DirectoryNode) -> DirectoryNode:
+        """The inode of a directory that the index has. Raises: NoSuchEntry where its marker was
+        all of it, and is gone."""
+        known = self._nodes.find(node.identity)
+        if isinstance(known, DirectoryNode):
+            node.marker, node.heard_s = known.marker, known.heard_s
+        await self.refresh(node)
+        if not self._has_directory(node):
+            raise NoSuchEntry(f"{node.path[-1]!r}")
+        known = self._directory_node(node.place, node.path)  # it may be another by now
+        known.marker, known.heard_s = node.marker, node.heard_s
+        return known
+
+    def _directory_node(self, place: ObjectPlace, path: Path) -> DirectoryNode:
         node = DirectoryNode(place, path)
         known = self._nodes.find(node.identity)
         if known is None:
             self._nodes.add(node)
-        return known or node
+            return node
+        assert isinstance(known, DirectoryNode)
+        return known
 
 
 def _holds_namespaces(directory: DirectoryNode, name: bytes) -> bool:

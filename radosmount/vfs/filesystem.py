@@ -7,9 +7,10 @@ directories and xattrs are, stands in the modules beside.
 
 import logging
 import os
+import stat
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import trio
@@ -24,16 +25,16 @@ from radosmount.config import CacheConfig, FlushMode, ViewConfig
 from radosmount.errors import (
     CrossPool,
     EntryExists,
+    InvalidCall,
     IsDirectory,
     NotPermitted,
-    ObjectNotFound,
     RadosmountError,
-    StaleFile,
 )
-from radosmount.store.interface import Create, ObjectKey, ReadResult, Store
-from radosmount.vfs.attributes import NS_PER_S, AttributeChange, Attributes, attributes_of
+from radosmount.store.interface import ObjectKey, ReadResult, Store
+from radosmount.vfs.attributes import AttributeChange, Attributes, attributes_of, link_target
 from radosmount.vfs.directories import Directories, OpenDirectory
 from radosmount.vfs.handles import FileHandle, HandleTable
+from radosmount.vfs.metadata import Creator, Metadata
 from radosmount.vfs.nodes import ROOT_INO, DirectoryNode, FileNode, Node, NodeTable, RootNode
 from radosmount.vfs.objects import Objects
 from radosmount.vfs.pools import Pools
@@ -80,7 +81,6 @@ class Filesystem:
         self._flush_mode = cache.flush
         self._nursery = nursery
         self._started_ns = time.time_ns()
-        self._has_warned_of_modes = False
         self._files: HandleTable[FileHandle] = HandleTable()
         self._open_directories: HandleTable[OpenDirectory] = HandleTable()
         self._nodes = NodeTable()
@@ -96,7 +96,8 @@ class Filesystem:
         self._directories = Directories(
             store, view, self._nodes, self._pools, self._objects, nursery
         )
-        self._xattrs = XattrCalls(store, self._pools, self._objects, self._cache)
+        self._xattrs = XattrCalls(store, view, self._pools, self._objects, self._cache)
+        self._metadata = Metadata(store, view, self._objects, self._cache, self._sequencer)
 
     async def start(self) -> None:
         """Find the root's pool and begin background work. Raises: MountError."""
@@ -124,16 +125,48 @@ class Filesystem:
     async def unlink(self, parent: int, name: bytes) -> None:
         """Remove a file; open handles keep its content. Raises: NoSuchEntry."""
         await self._remove(await self._directories.key_for_change(parent, name))
+        self._directories.note_changed(parent)
 
-    async def make_directory(self, parent: int, name: bytes) -> Attributes:
+    async def make_directory(
+        self, parent: int, name: bytes, creator: Creator | None = None
+    ) -> Attributes:
         """One more reference. Raises: EntryExists; NotPermitted where there are no directories."""
         key = await self._directories.key_for_new(parent, name)
-        self._nodes.drop_if_unused(await self._objects.create(key, is_exclusive=True))
-        return self._referenced(self._directories.made(parent, name))
+        kept = self._metadata.of_new(stat.S_IFDIR, self._heir(parent, creator, is_directory=True))
+        marker = await self._objects.create(key, is_exclusive=True, kept=kept)
+        self._nodes.drop_if_unused(marker)
+        self._directories.note_changed(parent)
+        return self._referenced(self._directories.made(parent, name, marker.file.base))
+
+    async def make_link(
+        self, parent: int, name: bytes, target: bytes, creator: Creator
+    ) -> Attributes:
+        """symlink(2). One more reference. Raises: EntryExists; NotPermitted without `posix`."""
+        if not self._view.has_posix:
+            raise NotPermitted("only with -o posix are there symbolic links")
+        key = await self._directories.key_for_change(parent, name)
+        kept = self._metadata.of_new(stat.S_IFLNK, self._heir(parent, creator), target)
+        node = await self._objects.create(key, is_exclusive=True, kept=kept)
+        self._directories.note_changed(parent)
+        return self._referenced(node)
+
+    async def read_link(self, ino: int) -> bytes:
+        """Raises: InvalidCall for what is no symbolic link; StaleFile."""
+        node = self._nodes[ino]
+        if isinstance(node, FileNode):
+            if not node.file.base.version:  # only listed so far
+                await self._objects.revalidate(node)
+            target = link_target(node)
+            if target is not None:
+                return target
+        raise InvalidCall(f"inode {ino} is no symbolic link")
 
     async def remove_directory(self, parent: int, name: bytes) -> None:
         """Raises: DirectoryNotEmpty; NoSuchEntry; NotPermitted as above."""
-        await self._remove(await self._directories.key_for_removal(parent, name))
+        key = await self._directories.key_for_removal(parent, name)
+        if key is not None:
+            await self._remove(key)
+        self._directories.note_changed(parent)
 
     async def rename(
         self, old_parent: int, old_name: bytes, new_parent: int, new_name: bytes, may_replace: bool
@@ -144,14 +177,15 @@ class Filesystem:
         """
         if isinstance(self._nodes[old_parent], RootNode):
             raise NotPermitted("pools cannot be renamed here: `ceph osd pool rename`")
-        if self._directories.is_directory(old_parent, old_name):
-            raise CrossPool("RADOS renames no directories: mv copies")
+        await self._directories.check_no_directory(old_parent, old_name)
         old = await self._directories.key_for_change(old_parent, old_name)
         new = await self._directories.key_for_change(new_parent, new_name)
         if (old.pool_id, old.namespace) != (new.pool_id, new.namespace):
             raise CrossPool("RADOS moves nothing between pools")
         if old != new:
             await self._renaming.rename(old, new, may_replace)
+            self._directories.note_changed(old_parent)
+            self._directories.note_changed(new_parent)
 
     # Attributes
 
@@ -160,6 +194,8 @@ class Filesystem:
         node = self._nodes[ino]
         if isinstance(node, FileNode) and not self._objects.is_fresh(node):
             await self._objects.get_attributes(node, caller)
+        elif isinstance(node, DirectoryNode):
+            await self._directories.refresh(node)
         return self._attributes(node, self._freshness_s(node, has_looked_up=False))
 
     async def set_attributes(
@@ -171,35 +207,48 @@ class Filesystem:
         FileTooBig; StaleFile; what the flush raises.
         """
         node = self._nodes[ino]
-        self._check_modes(node, change)
+        self._metadata.check(self._attributes(node), change)
+        is_kept = self._metadata.is_kept(change)
         if isinstance(node, FileNode):
-            await self._check_writable(node.file, change)
+            key = node.file.key
+            await self._pools.check_writable(key.pool_id, key.namespace)
             if change.size is not None:
                 await self._truncate(node, change.size, has_handle)
-            if change.mtime_ns is not None:
-                await self._set_mtime(node, change.mtime_ns // NS_PER_S)
+            if is_kept:
+                await self._metadata.set_of_file(node, change)
         elif change.size is not None:
             raise IsDirectory(f"inode {ino}")
+        elif is_kept and isinstance(node, DirectoryNode):
+            await self._set_of_directory(node, change)
         return self._attributes(node)
 
     # Open files
 
-    async def create(self, parent: int, name: bytes, flags: int) -> tuple[OpenFile, Attributes]:
+    async def create(
+        self, parent: int, name: bytes, flags: int, creator: Creator | None = None
+    ) -> tuple[OpenFile, Attributes]:
         """O_CREAT; with O_EXCL exclusive across all clients. One more reference."""
         key = await self._directories.key_for_change(parent, name)
         is_exclusive = bool(flags & os.O_EXCL)
+        kept = self._metadata.of_new(stat.S_IFREG, self._heir(parent, creator))
         try:
-            node = await self._objects.create(key, is_exclusive)
+            node = await self._objects.create(key, is_exclusive, kept)
+            self._directories.note_changed(parent)
         except EntryExists:
             if is_exclusive:
                 raise
             node = await self._objects.find(key)  # made meanwhile: as good as ours
         return self._opened(node, flags), self._referenced(node)
 
-    async def make_file(self, parent: int, name: bytes) -> Attributes:
+    async def make_file(
+        self, parent: int, name: bytes, creator: Creator | None = None
+    ) -> Attributes:
         """mknod(2) of a regular file. One more reference. Raises: EntryExists."""
         key = await self._directories.key_for_change(parent, name)
-        return self._referenced(await self._objects.create(key, is_exclusive=True))
+        kept = self._metadata.of_new(stat.S_IFREG, self._heir(parent, creator))
+        node = await self._objects.create(key, is_exclusive=True, kept=kept)
+        self._directories.note_changed(parent)
+        return self._referenced(node)
 
     async def open(self, ino: int, flags: int, caller: int = 0) -> OpenFile:
         """Asks the store what the object is now (close-to-open).
@@ -278,11 +327,13 @@ class Filesystem:
     async def list_entry(self, handle: int, index: int) -> ListedEntry | None:
         """The entry of that number; None behind the last. `take_entry` must follow."""
         opened = self._open_directories[handle]
-        entry = await opened.listing.entry(index)
-        if entry is None:
-            return None
-        node = self._directories.listed_node(opened, entry)
-        return ListedEntry(entry.name, self._attributes(node), index + 1)
+        while (entry := await opened.listing.entry(index)) is not None:
+            if self._view.has_posix and not await opened.look_ahead.has(entry, index):
+                index += 1  # removed since it was listed
+                continue
+            node = self._directories.listed_node(opened, entry)
+            return ListedEntry(entry.name, self._attributes(node), index + 1)
+        return None
 
     def take_entry(self, entry: ListedEntry, is_taken: bool) -> None:
         """The kernel took a listed entry (one more reference), or had no room for it."""
@@ -347,7 +398,30 @@ class Filesystem:
         await self._sequencer.run(key, lambda progress: self._removal.remove(key, progress))
 
     def _attributes(self, node: Node, valid_s: float = 0.0) -> Attributes:
-        return attributes_of(node, self._view, self._started_ns, valid_s)
+        nlink = 1 if isinstance(node, FileNode) else self._directories.link_count(node)
+        return attributes_of(node, self._view, self._started_ns, nlink, valid_s)
+
+    def _heir(
+        self, parent: int, creator: Creator | None, is_directory: bool = False
+    ) -> Creator | None:
+        """What is made in a directory with the set-group-ID bit has its group (inode(7))."""
+        if creator is None or not self._view.has_posix:
+            return None
+        above = self._attributes(self._nodes[parent])
+        if not above.mode & stat.S_ISGID:
+            return creator
+        mode = creator.mode | (stat.S_ISGID if is_directory else 0)
+        return replace(creator, mode=mode, gid=above.gid)
+
+    async def _set_of_directory(self, node: DirectoryNode, change: AttributeChange) -> None:
+        """A pool has no marker: its mode and owner are the mount's, its time is forgotten."""
+        marker = self._directories.marker_of(node)
+        if marker is None:
+            self._metadata.refuse(self._attributes(node), change)
+            return
+        await self._pools.check_writable(marker.pool_id, marker.namespace)
+        found = await self._metadata.set_of_directory(marker, change)
+        self._directories.take_marker(node, found).changed_ns = 0
 
     def _referenced(self, node: Node) -> Attributes:
         """For a name that was just looked up or made."""
@@ -357,7 +431,7 @@ class Filesystem:
     def _freshness_s(self, node: Node, has_looked_up: bool) -> float:
         if isinstance(node, FileNode):
             return self._objects.freshness_s(node, has_looked_up)
-        return DIRECTORY_FRESHNESS_S  # nothing of it ever changes
+        return DIRECTORY_FRESHNESS_S  # of what this mount changes in it the kernel knows
 
     def _opened(self, node: FileNode, flags: int, head: ReadResult | None = None) -> OpenFile:
         is_writable = _is_for_writing(flags)
@@ -380,40 +454,6 @@ class Filesystem:
             await self._cache.flush(file)
             if file.error is not None and file.error_count > error_count:
                 raise file.error
-
-    async def _set_mtime(self, node: FileNode, mtime_s: int) -> None:
-        """With the next flush where there will be one; else now, as an operation of its own."""
-        file = node.file
-        if not file.is_clean:
-            self._cache.set_mtime(file, mtime_s)
-        elif file.orphan is None:
-            await self._objects.in_turn(file, lambda: self._store_mtime(file, mtime_s))
-
-    async def _store_mtime(self, file: CachedFile, mtime_s: int) -> None:
-        if not file.is_clean:
-            self._cache.set_mtime(file, mtime_s)
-            return
-        try:
-            await self._objects.change_beside(file, (Create(),), mtime_s)
-        except ObjectNotFound as failure:
-            raise StaleFile(f"{file.key.name!r} was removed") from failure
-
-    async def _check_writable(self, file: CachedFile, change: AttributeChange) -> None:
-        if change.size is not None or change.mtime_ns is not None:
-            await self._pools.check_writable(file.key.pool_id, file.key.namespace)
-
-    def _check_modes(self, node: Node, change: AttributeChange) -> None:
-        """Modes and owners are the mount's: a request for others is refused or forgotten."""
-        now = self._attributes(node)
-        wanted = (change.mode, change.uid, change.gid)
-        given = (now.mode & 0o7777, now.uid, now.gid)
-        if all(want in (None, have) for want, have in zip(wanted, given, strict=True)):
-            return
-        if self._view.has_strict_modes:
-            raise NotPermitted("modes and owners are the mount's (strict_modes)")
-        if not self._has_warned_of_modes:
-            self._has_warned_of_modes = True
-            log.warning("chmod and chown have no effect: modes and owners are the mount's")
 
     async def _flush_files(self, files: Sequence[CachedFile]) -> None:
         error_counts = {file: file.error_count for file in files}

@@ -6,7 +6,7 @@ name that was asked for.
 """
 
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Final, NamedTuple
 
 import trio
@@ -58,6 +58,10 @@ class Listing:
             raise self._failure
         return None
 
+    def window(self, index: int, count: int) -> list[DirectoryEntry]:
+        """At most so many entries from that number on, as far as they are known."""
+        return self._entries[index : index + count]
+
     async def aclose(self) -> None:
         batches, self._batches = self._batches, None
         if batches is not None:
@@ -102,7 +106,7 @@ async def object_entries(
     path: tuple[bytes, ...],
     objects: AsyncIterator[list[ListedObject]],
     unstored: list[ObjectKey],
-) -> AsyncIterator[list[DirectoryEntry]]:
+) -> AsyncGenerator[list[DirectoryEntry], None]:
     """What lies directly in the directory `path`: `unstored` files first, which the store
     does not list yet, then the store's."""
     seen: set[bytes] = set()

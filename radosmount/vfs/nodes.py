@@ -18,7 +18,7 @@ import trio
 
 from radosmount.cache.file import CachedFile
 from radosmount.errors import StoreError
-from radosmount.store.interface import ObjectKey
+from radosmount.store.interface import ObjectKey, ObjectStat
 
 if TYPE_CHECKING:
     from radosmount.vfs.statahead import StatAhead
@@ -71,6 +71,9 @@ class DirectoryNode(Node):
         super().__init__()
         self.place = place
         self.path = path
+        self.marker: ObjectStat | None = None  # where it has one
+        self.heard_s = float("-inf")  # when the store last said so (trio's clock)
+        self.changed_ns = 0  # when this mount last made or removed a name in it
 
     @property
     def identity(self) -> Identity:

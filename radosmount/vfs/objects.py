@@ -7,12 +7,13 @@ flush finds out whether anyone else was there.
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, TypeGuard
 
 import trio
 
 from radosmount.cache.file import Attempt, CachedFile
 from radosmount.cache.pagecache import PageCache
+from radosmount.cache.plan import gives_xattrs
 from radosmount.cache.sequencer import Sequencer
 from radosmount.cache.ticket import Progress
 from radosmount.errors import (
@@ -24,6 +25,7 @@ from radosmount.errors import (
     StoreError,
     VersionConflict,
 )
+from radosmount.store import posix
 from radosmount.store.interface import (
     AtVersion,
     Change,
@@ -36,6 +38,7 @@ from radosmount.store.interface import (
     Step,
     Store,
 )
+from radosmount.store.posix import Posix
 from radosmount.vfs.heads import HEAD_BYTES, Heads
 from radosmount.vfs.nodes import FileNode, NodeTable, Vouch
 
@@ -121,6 +124,15 @@ class Objects:
                 raise NoSuchEntry(f"{key.name!r}") from failure
             return now  # made here while we asked
         return self._enter(key, stat)
+
+    def enter_listed(self, key: ObjectKey, stat: ObjectStat | None) -> bool:
+        """Take over what was heard of an object that is being listed. Without a stat: whether
+        nobody needs to be asked, since the file has changes that the store does not know."""
+        if stat is not None:
+            self._enter(key, stat)
+            return True
+        node = self._nodes.find_file(key)
+        return node is not None and not node.file.is_clean
 
     def known(self, key: ObjectKey) -> FileNode:
         """An inode for an object that was listed; what it is, is asked for when needed."""
@@ -216,14 +228,16 @@ class Objects:
         if node.open_count:
             self._invalidate(node.ino)
 
-    async def create(self, key: ObjectKey, is_exclusive: bool) -> FileNode:
+    async def create(
+        self, key: ObjectKey, is_exclusive: bool, kept: Posix = posix.NONE
+    ) -> FileNode:
         """A new empty file. With `is_exclusive` the object is made now, across all clients of
-        the cluster; else by the first flush.
+        the cluster; else by the first flush. `kept` is made together with it.
 
         Raises: EntryExists.
         """
         if is_exclusive:
-            return await self._sequencer.run(key, lambda _: self._create_exclusively(key))
+            return await self._sequencer.run(key, lambda _: self._create_exclusively(key, kept))
         if self._nodes.find_file(key) is not None:
             try:
                 await self.find(key)
@@ -231,7 +245,7 @@ class Objects:
                 self._let_go(key)  # removed by someone else, while in use here
         if self._nodes.find_file(key) is not None:
             raise EntryExists(f"{key.name!r}")
-        return self._enter_new(key)
+        return self._enter_new(key, kept)
 
     async def in_turn(self, file: CachedFile, operation: Callable[[], Awaitable[None]]) -> None:
         """Run `operation` in the file's turn, under whatever name it has by then.
@@ -255,12 +269,16 @@ class Objects:
         return await self._sequencer.run(key, run)
 
     async def change_beside(
-        self, file: CachedFile, steps: tuple[Step, ...], mtime_s: int | None
+        self,
+        file: CachedFile,
+        steps: tuple[Step, ...],
+        mtime_s: int | None,
+        must_match: bool = False,
     ) -> None:
         """Apply steps that do not touch the content, outside of a flush. In the file's turn.
 
-        If someone else changed the object, that stays to be found by the next flush or open.
-        Raises: ObjectNotFound; StoreError.
+        If someone else changed the object, that stays to be found by the next flush or open; with
+        `must_match` nothing is applied then. Raises: ObjectNotFound; VersionConflict; StoreError.
         """
         before = file.base
         if not before.version:  # only listed so far: there is nothing to compare with
@@ -271,8 +289,10 @@ class Objects:
                 file.key, Change(steps, AtVersion(before.version), mtime_s)
             )
         except VersionConflict:
-            await self._store.apply(file.key, Change(steps, Existence.PRESENT, mtime_s))
             file.is_suspect = True
+            if must_match:
+                raise
+            await self._store.apply(file.key, Change(steps, Existence.PRESENT, mtime_s))
             return
         except StoreError as failure:
             if failure.is_outcome_unknown and not file.is_clean:
@@ -283,8 +303,10 @@ class Objects:
             raise
         if file.base == before:
             mtime_now_s = before.mtime_s if mtime_s is None else mtime_s
-            is_as_bare = not any(isinstance(step, SetXattr) for step in steps)
-            file.take_version(version, mtime_now_s, is_as_bare)
+            kept = [step.value for step in steps if _keeps_posix(step)]
+            now_posix = posix.decode(kept[-1]) if kept else before.posix
+            now = ObjectStat(before.size, mtime_now_s, version, posix=now_posix)
+            file.take_change(now, is_as_bare=not gives_xattrs(steps))
 
     def _take_vouch(self, node: FileNode, caller: int, for_open: bool) -> bool:
         """Whether the same thread has just looked it up. Good for one question."""
@@ -330,28 +352,36 @@ class Objects:
             node.file.is_unlinked = True
             self._nodes.unlink(node)
 
-    def _enter_new(self, key: ObjectKey) -> FileNode:
+    def _enter_new(self, key: ObjectKey, kept: Posix) -> FileNode:
         node = FileNode(CachedFile(key, None))
         self._nodes.add(node)
-        self._cache.set_mtime(node.file, int(time.time()))
+        if kept != posix.NONE:
+            self._cache.stage_posix(node.file, kept)
+        self._cache.set_mtime(node.file, time.time_ns())
         return node
 
-    async def _create_exclusively(self, key: ObjectKey) -> FileNode:
+    async def _create_exclusively(self, key: ObjectKey, kept: Posix) -> FileNode:
         node = self._nodes.find_file(key)
         if node is not None and node.file.is_new:
             raise EntryExists(f"{key.name!r} is being written")
-        mtime_s = int(time.time())
+        mtime_s = int(time.time()) if kept.mtime_ns is None else kept.mtime_ns // posix.NS_PER_S
+        steps: tuple[Step, ...] = (Create(),)
+        if kept != posix.NONE:
+            steps += (SetXattr(posix.XATTR, posix.encode(kept)),)
         try:
             with self._nodes.changing(key):
-                version = await self._store.apply(
-                    key, Change((Create(),), Existence.ABSENT, mtime_s)
-                )
+                version = await self._store.apply(key, Change(steps, Existence.ABSENT, mtime_s))
         except ObjectExists as refusal:
             raise EntryExists(f"{key.name!r}") from refusal
         self._let_go(key)
-        node = self._enter(key, ObjectStat(size=0, mtime_s=mtime_s, version=version))
+        brought = None if kept == posix.NONE else kept
+        node = self._enter(key, ObjectStat(0, mtime_s, version, posix=brought))
         node.file.bare_version = version
         return node
+
+
+def _keeps_posix(step: Step) -> TypeGuard[SetXattr]:
+    return isinstance(step, SetXattr) and step.name == posix.XATTR
 
 
 def _check_linked(file: CachedFile) -> None:

@@ -27,6 +27,7 @@ from radosmount.errors import (
     ObjectNotFound,
     VersionConflict,
 )
+from radosmount.store import posix
 from radosmount.store.interface import (
     AtVersion,
     Change,
@@ -69,7 +70,9 @@ def _known_source(file: CachedFile) -> _Source | None:
     is_fresh = trio.current_time() - file.heard_s < KNOWN_FRESHNESS_S
     if content is None or not file.is_known_bare or not is_fresh:
         return None
-    return _Source(file.base, (), content.data)
+    kept = file.base.posix
+    steps = () if kept is None else (SetXattr(posix.XATTR, posix.encode(kept)),)
+    return _Source(file.base, steps, content.data)
 
 
 class Renaming:

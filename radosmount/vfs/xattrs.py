@@ -11,7 +11,7 @@ from typing import Final
 
 from radosmount.cache.file import CachedFile
 from radosmount.cache.pagecache import PageCache
-from radosmount.config import PID_XATTR
+from radosmount.config import PID_XATTR, ViewConfig
 from radosmount.errors import (
     ObjectNotFound,
     StaleFile,
@@ -20,6 +20,7 @@ from radosmount.errors import (
     XattrNameInvalid,
     XattrTooBig,
 )
+from radosmount.store import posix
 from radosmount.store.interface import RemoveXattr, SetXattr, Store
 from radosmount.vfs.nodes import ROOT_INO, FileNode, Node
 from radosmount.vfs.objects import Objects
@@ -29,15 +30,18 @@ USER_PREFIX: Final = b"user."
 VIRTUAL_PREFIX: Final = b"ceph."
 NAME_BYTES_MAX: Final = 100  # of RADOS (osd_max_attr_name_len)
 VALUE_BYTES_MAX: Final = 65536  # of Linux (XATTR_SIZE_MAX, xattr(7))
-# Kept by the lock class and by libradosstriper: readable by name, like any other.
-UNLISTED_PREFIXES: Final = (b"lock.", b"striper.")
+# Kept by the lock class, by libradosstriper and by our `posix`: readable by name, like any other.
+UNLISTED_PREFIXES: Final = (b"lock.", b"striper.", posix.XATTR)
 
 
 class XattrCalls:
     """getxattr(2) and its family, on inodes."""
 
-    def __init__(self, store: Store, pools: Pools, objects: Objects, cache: PageCache) -> None:
+    def __init__(
+        self, store: Store, view: ViewConfig, pools: Pools, objects: Objects, cache: PageCache
+    ) -> None:
         self._store = store
+        self._view = view
         self._pools = pools
         self._objects = objects
         self._cache = cache
@@ -66,6 +70,8 @@ class XattrCalls:
         key = rados_name(name)
         if key is None or not isinstance(node, FileNode):
             raise Unsupported(f"xattr {name!r} cannot be changed")
+        if key == posix.XATTR and self._view.has_posix:
+            raise Unsupported(f"xattr {name!r} is chmod's and chown's")
         if value is not None and len(key) > NAME_BYTES_MAX:
             raise XattrNameInvalid(f"xattr name of {len(key)} bytes")
         file = node.file

@@ -22,6 +22,7 @@ from radosmount.errors import (
     VersionConflict,
 )
 from radosmount.store.memory import Call, MemoryStore
+from radosmount.store.posix import NS_PER_S
 from tests.support.schedules import run_seeded
 from tests.support.stores import CacheBench, is_apply, key_of
 
@@ -79,7 +80,7 @@ class World:
                 del model[size:]
                 model.extend(bytes(size - len(model)))
             case ("mtime", int(mtime_s)):
-                cache.set_mtime(file, mtime_s)
+                cache.set_mtime(file, mtime_s * NS_PER_S)
             case ("xattr", value) if file.stages_xattrs:
                 cache.stage_xattr(file, b"k", value)  # type: ignore[arg-type]
             case ("fail", int(index), int(skip_count), bool(is_applied)):

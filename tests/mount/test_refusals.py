@@ -228,7 +228,7 @@ def test_hard_links(pool_path: Path) -> None:
 
 
 def test_symbolic_links(pool_path: Path) -> None:
-    """| symbolic links | EPERM |"""
+    """| symbolic links without `-o posix` | EPERM |"""
     refused(errno.EPERM, os.symlink, "file", pool_path / "new")
     refused(errno.EEXIST, os.symlink, "new", pool_path / "file")
     refused(errno.EINVAL, os.readlink, pool_path / "file")

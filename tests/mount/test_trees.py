@@ -60,9 +60,7 @@ def names_of(objects: rados.Ioctx) -> set[str]:
     return {listed.key for listed in objects.list_objects()}
 
 
-def test_names_and_directories(
-    lab: Lab, namespace: str, tree: Path, objects: rados.Ioctx
-) -> None:
+def test_names_and_directories(lab: Lab, namespace: str, tree: Path, objects: rados.Ioctx) -> None:
     """`/` in an object's name separates directories, and a directory is there while any object
     lies below it; with `-o names=flat` it shows escaped."""
     objects.write_full("img/2026/1.jpg", b"jpg")

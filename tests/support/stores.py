@@ -14,6 +14,7 @@ from radosmount.cache.spool import Spool, Spooler
 from radosmount.config import CacheConfig
 from radosmount.store.interface import Limits, ObjectKey, ObjectStat
 from radosmount.store.memory import Call, MemoryStore
+from radosmount.store.posix import NS_PER_S
 
 POOL_ID = 1
 
@@ -73,7 +74,7 @@ class CacheBench:
     def new_file(self, name: bytes = b"f", writer_count: int = 1) -> CachedFile:
         file = CachedFile(key_of(name), None)
         file.writer_count = writer_count
-        self.cache.set_mtime(file, 1_500_000_000)
+        self.cache.set_mtime(file, 1_500_000_000 * NS_PER_S)
         return file
 
     def stored_file(self, content: bytes, name: bytes = b"f") -> CachedFile:

@@ -24,7 +24,8 @@ from radosmount.store.interface import (
     SetXattr,
     WriteFull,
 )
-from radosmount.vfs.attributes import NS_PER_S, AttributeChange
+from radosmount.store.posix import NS_PER_S
+from radosmount.vfs.attributes import AttributeChange
 from radosmount.vfs.nodes import ROOT_INO
 from tests.support.mounts import MountBench, started
 from tests.support.stores import is_apply, key_of

@@ -19,7 +19,8 @@ from radosmount.errors import (
     TimedOut,
 )
 from radosmount.store.memory import Call
-from radosmount.vfs.attributes import NS_PER_S, AttributeChange
+from radosmount.store.posix import NS_PER_S
+from radosmount.vfs.attributes import AttributeChange
 from radosmount.vfs.nodes import ROOT_INO
 from tests.support.mounts import MountBench, started
 from tests.support.stores import is_apply, is_call, key_of, removes

@@ -27,7 +27,8 @@ from radosmount.store.interface import (
     Write,
 )
 from radosmount.store.memory import Call, MemoryStore
-from radosmount.vfs.attributes import NS_PER_S, AttributeChange
+from radosmount.store.posix import NS_PER_S
+from radosmount.vfs.attributes import AttributeChange
 from radosmount.vfs.nodes import ROOT_INO
 from tests.support.mounts import MountBench, started
 from tests.support.stores import is_apply, key_of, noted, removes

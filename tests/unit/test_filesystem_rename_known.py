@@ -9,7 +9,8 @@ import trio.testing
 from radosmount.errors import NoSuchEntry, TimedOut
 from radosmount.store.interface import Change, Inspection, ObjectKey, SetXattr, Write
 from radosmount.store.memory import Call
-from radosmount.vfs.attributes import NS_PER_S, AttributeChange
+from radosmount.store.posix import NS_PER_S
+from radosmount.vfs.attributes import AttributeChange
 from radosmount.vfs.nodes import ROOT_INO
 from radosmount.vfs.renaming import KNOWN_FRESHNESS_S
 from tests.support.mounts import MountBench

@@ -14,10 +14,13 @@ from radosmount.errors import (
     InvalidCall,
     NoSuchEntry,
     NotPermitted,
+    ReadOnly,
     StoreFailure,
 )
 from radosmount.store.interface import ObjectKey, Remove
 from radosmount.store.memory import Call
+from radosmount.store.posix import NS_PER_S
+from radosmount.vfs.attributes import AttributeChange
 from radosmount.vfs.directories import IMPLIED_FRESHNESS_S, TREE_COUNT_MAX
 from radosmount.vfs.nodes import ROOT_INO
 from tests.support.mounts import MountBench
@@ -468,3 +471,54 @@ async def test_made_again_while_its_removal_is_answered(mount: Bench) -> None:
         await wait_all_tasks_blocked()
         gate.set()
     assert await mount.ls() == {b"f"}
+
+
+@pytest.mark.parametrize("names", NamesMode)
+async def test_rmdir_of_what_a_name_goes_on_in(nursery: trio.Nursery, names: NamesMode) -> None:
+    """`rm -r` removes the files in it, then it: there is nothing to remove, unless it is full."""
+    mount = MountBench(nursery, view=ViewConfig(pool=b"assets", names=names))
+    await mount.fs.start()
+    part = b"x" * 253 + b"%~"
+    mount.store.put_now(key_of(b"x" * 253 + b"yyy"), b"")
+    with pytest.raises(DirectoryNotEmpty):
+        await mount.fs.remove_directory(ROOT_INO, part)
+    inside = (await mount.fs.lookup(ROOT_INO, part)).ino
+    assert await mount.names(inside) == [b"yyy"]
+    await mount.fs.lookup(inside, b"yyy")
+    await mount.fs.unlink(inside, b"yyy")
+    await mount.fs.remove_directory(ROOT_INO, part)
+    with pytest.raises(CrossPool):
+        await mount.rename(part, b"other")
+
+
+@pytest.mark.parametrize("names", NamesMode)
+async def test_all_namespaces_stay(nursery: trio.Nursery, names: NamesMode) -> None:
+    mount = MountBench(nursery, view=ViewConfig(pool=b"assets", names=names))
+    await mount.fs.start()
+    with pytest.raises(NotPermitted):
+        await mount.fs.remove_directory(ROOT_INO, b".nspace")
+    with pytest.raises(NotPermitted):
+        await mount.rename(b".nspace", b"other")
+
+
+async def test_a_read_only_pool_says_so_first(nursery: trio.Nursery) -> None:
+    """EROFS, where another errno would have programs try something else."""
+    mount = MountBench(nursery, view=ViewConfig(pool=b"assets", is_read_only=True))
+    await mount.fs.start()
+    mount.store.put_now(key_of(b"d/f"), b"")
+    found = await mount.fs.lookup((await mount.fs.lookup(ROOT_INO, b"d")).ino, b"f")
+    with pytest.raises(ReadOnly):
+        await mount.rename(b"d", b"e")
+    with pytest.raises(ReadOnly):
+        await mount.fs.set_attributes(found.ino, AttributeChange(mode=0o644), has_handle=False)
+
+
+async def test_the_time_of_an_unlinked_file(mount: Bench) -> None:
+    """futimens(2) holds for who has it open."""
+    handle, ino = await mount.create(b"f")
+    await mount.fs.sync(handle)
+    await mount.fs.unlink(ROOT_INO, b"f")
+    change = AttributeChange(mtime_ns=5 * NS_PER_S)
+    await mount.fs.set_attributes(ino, change, has_handle=True)
+    assert (await mount.fs.get_attributes(ino)).mtime_ns == 5 * NS_PER_S
+    await mount.close(handle)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from radosmount.fuse.handshake import (
     CONGESTION_THRESHOLD,
+    HANDLE_KILLPRIV,
     HANDLE_KILLPRIV_V2,
     MAX_BACKGROUND,
     PARALLEL_DIROPS,
@@ -35,12 +36,20 @@ def flags_of(reply: bytes) -> int:
 @given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
 def test_only_what_the_kernel_offers_is_added(offered: int, agreed: int) -> None:
     """The reply gains the wanted flags that the kernel offers, and loses none."""
-    reply = amended(init_request(offered), init_reply(agreed))
+    reply = amended(init_request(offered), init_reply(agreed), has_setuid=False)
     assert flags_of(reply) == agreed | (offered & WANTED)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
+def test_the_kernel_clears_setuid_bits(offered: int, agreed: int) -> None:
+    """Where files may have them, we never say that we do."""
+    reply = amended(init_request(offered), init_reply(agreed), has_setuid=True)
+    assert not flags_of(reply) & (HANDLE_KILLPRIV | HANDLE_KILLPRIV_V2)
 
 
 def test_the_rest_of_the_reply_stays() -> None:
     """Besides the flags only the limits of background requests change."""
-    before, after = init_reply(0x4040B039), amended(init_request(WANTED), init_reply(0x4040B039))
+    before = init_reply(0x4040B039)
+    after = amended(init_request(WANTED), before, has_setuid=False)
     assert struct.unpack_from("=HH", after, 32) == (MAX_BACKGROUND, CONGESTION_THRESHOLD)
     assert (after[:28], after[36:]) == (before[:28], before[36:])

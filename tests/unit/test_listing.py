@@ -53,7 +53,7 @@ async def test_fetches_as_far_as_asked() -> None:
     """No more is asked of the store than the reader wants, and closing ends it."""
     source = Source([b"a"], [b"b"], [b"c"])
     batches = object_entries(PLACE, (), source.run(), [])
-    async with aclosing(batches):  # type: ignore[type-var]
+    async with aclosing(batches):
         assert await anext(batches) == []
         assert [entry.name for entry in await anext(batches)] == [b"a"]
     assert source.fetched_count == 1

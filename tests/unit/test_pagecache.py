@@ -22,6 +22,7 @@ from radosmount.store.interface import (
     Write,
     WriteFull,
 )
+from radosmount.store.posix import NS_PER_S
 from tests.support.stores import CacheBench, content, is_apply, key_of, small_store
 
 pytestmark = pytest.mark.expects_log("is not stored|could not be stored")
@@ -36,7 +37,7 @@ async def test_new_file_goes_out_as_one_operation(bench: CacheBench) -> None:
     await bench.cache.write(file, 0, b"hello ")
     await bench.cache.write(file, 6, b"world")
     bench.cache.stage_xattr(file, b"color", b"blue")
-    bench.cache.set_mtime(file, 1_600_000_000)
+    bench.cache.set_mtime(file, 1_600_000_000 * NS_PER_S)
     await bench.cache.flush(file)
     steps = (WriteFull(b"hello world"), SetXattr(b"color", b"blue"))
     assert bench.store.changes == [
@@ -107,7 +108,7 @@ async def test_mtime_set_during_flush(bench: CacheBench) -> None:
             await bench.cache.write(file, 0, b"x")
             nursery.start_soon(bench.cache.flush, file)
             await trio.testing.wait_all_tasks_blocked()
-            bench.cache.set_mtime(file, 1_234_567_890)
+            bench.cache.set_mtime(file, 1_234_567_890 * NS_PER_S)
     await bench.cache.flush(file)
     assert file.error is None
     assert bench.stat().mtime_s == 1_234_567_890

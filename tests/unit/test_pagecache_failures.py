@@ -12,6 +12,7 @@ from radosmount.errors import (
     TimedOut,
     VersionConflict,
 )
+from radosmount.store.posix import NS_PER_S
 from tests.support.stores import CacheBench, content, is_apply, is_call
 
 pytestmark = pytest.mark.expects_log("is not stored|could not be stored")
@@ -163,7 +164,7 @@ async def test_foreign_change_after_lost_request(bench: CacheBench) -> None:
 async def test_mtime_alone_with_lost_reply(bench: CacheBench) -> None:
     """A lost reply to an mtime is no licence to overwrite a foreign write of the same size."""
     file = bench.stored_file(b"abc")
-    bench.cache.set_mtime(file, 1_100_000_000)
+    bench.cache.set_mtime(file, 1_100_000_000 * NS_PER_S)
     bench.store.fail_next(TimedOut("lost"), is_apply)
     await bench.cache.flush(file)
     bench.store.put_now(file.key, b"xyz")

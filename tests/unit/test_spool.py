@@ -15,6 +15,7 @@ from radosmount.cache.spool import Spool
 from radosmount.cache.spoolfile import Spooled, decode
 from radosmount.errors import PermissionDenied, SpoolError, TimedOut
 from radosmount.restore import Manner, restore_file
+from radosmount.store.posix import NS_PER_S
 from tests.support.stores import POOL_ID, CacheBench, is_apply, key_of
 
 pytestmark = pytest.mark.expects_log("is not stored|could not be stored")
@@ -51,7 +52,7 @@ async def test_a_new_file(spooling: CacheBench, directory: Path) -> None:
     file = spooling.new_file()
     spooling.cache.stage_xattr(file, b"kind", b"\xff\0")
     await spooling.cache.write(file, 2, b"content")
-    spooling.cache.set_mtime(file, 1_234_567_890)
+    spooling.cache.set_mtime(file, 1_234_567_890 * NS_PER_S)
     await give_up(spooling, file)
     assert file.is_clean
     assert spooling.cache.held_bytes == 0
@@ -95,7 +96,7 @@ async def test_appended(spooling: CacheBench, directory: Path) -> None:
 
 async def test_mtime_alone(spooling: CacheBench, directory: Path) -> None:
     file = spooling.stored_file(b"content")
-    spooling.cache.set_mtime(file, 1_234_567_890)
+    spooling.cache.set_mtime(file, 1_234_567_890 * NS_PER_S)
     await give_up(spooling, file)
     await restore_file(spooling.store, only_file(directory), Manner())
     assert (spooling.stored(), spooling.stat().mtime_s) == (b"content", 1_234_567_890)

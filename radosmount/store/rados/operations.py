@@ -10,11 +10,13 @@ The traps of the binding, all found by experiment, end here:
 import errno
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Final, TypeVar
 
 import rados
 
 from radosmount import errors
+from radosmount.store import posix
 from radosmount.store.interface import (
     AtVersion,
     Change,
@@ -45,6 +47,7 @@ T = TypeVar("T")
 
 _IDEMPOTENT: Final = 0
 _EXCLUSIVE: Final = 1
+_STAT_ATTEMPT_COUNT_MAX: Final = 5
 
 
 def stat(ioctxs: Ioctxs, key: ObjectKey) -> ObjectStat:
@@ -53,6 +56,21 @@ def stat(ioctxs: Ioctxs, key: ObjectKey) -> ObjectStat:
         return ObjectStat(size, int(time.mktime(local_time)), ioctx.get_last_version())
 
     return _translated(ioctxs, key, call)
+
+
+def stat_with_posix(ioctxs: Ioctxs, key: ObjectKey) -> ObjectStat:
+    """Two calls, until both are of one version. Raises: VersionConflict."""
+    for _ in range(_STAT_ATTEMPT_COUNT_MAX):
+        found = stat(ioctxs, key)
+        xattrs = get_xattrs(ioctxs, key)
+        if xattrs.version == found.version:
+            return _with_posix(found, xattrs.values)
+    raise errors.VersionConflict(f"{key.name!r} is being changed again and again")
+
+
+def _with_posix(found: ObjectStat, xattrs: Mapping[bytes, bytes]) -> ObjectStat:
+    value = xattrs.get(posix.XATTR)
+    return found if value is None else replace(found, posix=posix.decode(value))
 
 
 def read(ioctxs: Ioctxs, key: ObjectKey, offset: int, length: int) -> ReadResult:
@@ -102,7 +120,7 @@ def inspect(ioctxs: Ioctxs, key: ObjectKey, length: int) -> Inspection:
     xattrs = get_xattrs(ioctxs, key)
     if xattrs.version != found.version:
         raise errors.VersionConflict(f"{key.name!r} changed while it was looked at")
-    return Inspection(found, xattrs.values, omap, has_more, head)
+    return Inspection(_with_posix(found, xattrs.values), xattrs.values, omap, has_more, head)
 
 
 def _first_omap(ioctx: rados.Ioctx, name: str) -> tuple[dict[bytes, bytes], bool]:

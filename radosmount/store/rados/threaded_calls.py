@@ -27,6 +27,7 @@ class ThreadedCalls:
 
     def __init__(self, config: StoreConfig, handle: rados.Rados, limits: Limits) -> None:
         self._limits = limits
+        self._stat = operations.stat_with_posix if config.has_posix else operations.stat
         self._calls: Executor[Ioctxs] = Executor(
             "rados",
             lambda: Ioctxs(handle),
@@ -36,14 +37,14 @@ class ThreadedCalls:
         )
 
     async def stat(self, key: ObjectKey) -> ObjectStat:
-        return await self._read_call(key, operations.stat, key)
+        return await self._read_call(key, self._stat, key)
 
     async def read(self, key: ObjectKey, offset: int, length: int) -> ReadResult:
         return await self._read_call(key, operations.read, key, offset, length)
 
     async def stat_and_read(self, key: ObjectKey, length: int) -> tuple[ObjectStat, ReadResult]:
         def call(ioctxs: Ioctxs) -> tuple[ObjectStat, ReadResult]:
-            return operations.stat(ioctxs, key), operations.read(ioctxs, key, 0, length)
+            return self._stat(ioctxs, key), operations.read(ioctxs, key, 0, length)
 
         return await self._calls.call(key.pool_id, call, is_droppable=True)
 

@@ -26,6 +26,7 @@ import trio
 
 from radosmount import errors
 from radosmount.config import MIB, StoreConfig
+from radosmount.store import posix
 from radosmount.store.interface import (
     Change,
     Inspection,
@@ -105,6 +106,7 @@ class NativeCalls:
         refresh_pools: Callable[[], Awaitable[None]],
     ) -> None:
         self._timeout_s = config.timeout_s
+        self._has_posix = config.has_posix
         self._handle = handle
         self._limits = limits
         self._is_pool_known = is_pool_known
@@ -129,10 +131,9 @@ class NativeCalls:
     # --- The calls
 
     async def stat(self, key: ObjectKey) -> ObjectStat:
-        operation = _read_operation(key)
-        operation.add_stat()
+        operation = self._stat_operation(key)
         await self._read(operation)
-        return _stat_of(operation)
+        return self._stat_of(operation)
 
     async def read(self, key: ObjectKey, offset: int, length: int) -> ReadResult:
         operation = _read_operation(key)
@@ -145,17 +146,18 @@ class NativeCalls:
         return ReadResult(operation.data(), operation.version)
 
     async def stat_and_read(self, key: ObjectKey, length: int) -> tuple[ObjectStat, ReadResult]:
-        operation = _head_operation(key, length)
+        operation = _with_head(self._stat_operation(key), length)
         await self._read(operation)
-        return _stat_of(operation), ReadResult(operation.data(), operation.version)
+        return self._stat_of(operation), ReadResult(operation.data(), operation.version)
 
     async def inspect(self, key: ObjectKey, length: int) -> Inspection:
-        operation = _head_operation(key, length)
+        operation = _with_head(_read_operation(key), length)
+        operation.add_stat()
         operation.add_xattrs()
         operation.add_omap(b"", OMAP_PAGE_COUNT)
         await self._read(operation)
         return Inspection(
-            _stat_of(operation),
+            self._stat_of(operation),
             operation.xattrs(),
             dict(operation.omap()),
             operation.has_more_omap,
@@ -236,6 +238,18 @@ class NativeCalls:
         self._handle.shutdown()
 
     # --- One call's way
+
+    def _stat_operation(self, key: ObjectKey) -> ReadOperation:
+        operation = _read_operation(key)
+        operation.add_stat()
+        if self._has_posix:
+            operation.add_xattrs()  # librados's C interface reads all together or none
+        return operation
+
+    def _stat_of(self, operation: ReadOperation) -> ObjectStat:
+        value = operation.xattrs().get(posix.XATTR) if self._has_posix else None
+        brought = None if value is None else posix.decode(value)
+        return ObjectStat(operation.size, operation.mtime_s, operation.version, posix=brought)
 
     async def _read(self, operation: Operation) -> None:
         """One that may be dropped, since nothing can be seen of it."""
@@ -414,18 +428,12 @@ def _read_operation(key: ObjectKey) -> ReadOperation:
     return ReadOperation(key)
 
 
-def _head_operation(key: ObjectKey, length: int) -> ReadOperation:
-    """That asks for the state, and at most the first `length` bytes."""
-    operation = _read_operation(key)
-    operation.add_stat()
+def _with_head(operation: ReadOperation, length: int) -> ReadOperation:
+    """That reads at most the first `length` bytes, too."""
     if length:  # a read of no bytes would mean all of them
         operation.add_read(0, length)
         operation.byte_count = length
     return operation
-
-
-def _stat_of(operation: ReadOperation) -> ObjectStat:
-    return ObjectStat(operation.size, operation.mtime_s, operation.version)
 
 
 def _check_name(key: ObjectKey) -> None:
