@@ -2,7 +2,7 @@
 
 Each row is a function that makes its own mounts on a lab, injects faults, and counts them. The
 short form runs with the tests, the long one by scripts/soak. A row that injected nothing, or
-verified nothing, has failed; one that hangs fails with the stacks of this process and of its mounts.
+verified nothing, has failed; one that hangs fails with the stacks of this process and its mounts.
 """
 
 import contextlib
