@@ -9,6 +9,7 @@ Starts a lab of its own. As root: it mounts, and drops the page cache.
 
 import argparse
 import importlib
+import os
 import random
 import shutil
 import signal
@@ -391,6 +392,7 @@ def measure(arguments: argparse.Namespace) -> ListingResult:
             for number in range(arguments.turns):
                 say(f"turn {number + 1} of {arguments.turns}")
                 bench.turn()
+                result.about["load after"] = " ".join(f"{load:.2f}" for load in os.getloadavg())
                 write(result, arguments.output)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
