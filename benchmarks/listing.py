@@ -58,8 +58,8 @@ USAGE_LAG_S: Final = 5.0
 FORGOTTEN_S: Final = 0.02  # the mount hears late what the kernel forgets
 IDLE_S: Final = 3.0
 FILL_TIMEOUT_S: Final = 60.0
-# As much as Ceph gives an OSD by default. With the lab's own, the OSD knows 14,000 objects at a
-# time, and reads of every other from its disk: that is what would be measured.
+# Room for all objects. As a lab has it, the OSD keeps some 12,000 objects in mind, and asks its
+# database for every other: that is what would be measured.
 OSD_CACHE_BYTES: Final = 4 << 30
 
 TIMED_READDIR: Final = """\
@@ -371,7 +371,8 @@ def say(line: str) -> None:
 
 
 def give_cache(lab: Lab) -> None:
-    """An OSD reads its cache's size when it starts."""
+    """An OSD reads its cache's size when it starts, and goes by it unless it sizes it itself."""
+    lab.ceph("config", "set", "osd", "bluestore_cache_autotune", "false")
     lab.ceph("config", "set", "osd", "bluestore_cache_size", str(OSD_CACHE_BYTES))
     lab.stop_daemon("osd.0")
     lab.start_daemon("osd.0")
