@@ -18,7 +18,7 @@ from radosmount.fuse.operations import Operations
 from radosmount.fuse.session import Session, kernel_cache
 from radosmount.lifecycle import OnReady, Parts
 from radosmount.store.interface import Store
-from radosmount.store.rados.store import open_rados_store
+from radosmount.store.rados.lasting import open_lasting_store
 from radosmount.vfs.filesystem import Filesystem
 
 # mallopt(3). By default glibc keeps what each thread of ours and of librados has freed in an arena
@@ -32,7 +32,7 @@ KEPT_BYTES_MAX: Final = 4 * MIB  # the size of an operation: smaller blocks are 
 
 
 async def open_store(config: Config) -> Store:
-    return await open_rados_store(config.store)
+    return await open_lasting_store(config.store)
 
 
 def make(

@@ -90,7 +90,8 @@ class Flusher:
                 return plan, await self._apply(file, plan.first)
             except (ObjectExists, ObjectNotFound, VersionConflict) as refusal:
                 if not await self._rebase(file):
-                    raise VersionConflict(f"{file.key.name!r}: {refusal}") from refusal
+                    text = f"{file.key.name!r}: another client has changed it since it was opened"
+                    raise VersionConflict(text) from refusal
                 flight = file.current_flight
             except StoreError as failure:
                 if failure.is_outcome_unknown:

@@ -1,0 +1,240 @@
+"""A store that outlives its connection.
+
+A client that the cluster has blocklisted gets ESHUTDOWN for every operation as long as it lives; a
+new connection has an address of its own, and is let in. So the first such answer begins a new one,
+in the background and again and again. What only reads is asked once more there; what changes an
+object fails, since it may have been applied before the cluster cut us off: the flush tries again,
+and finds out by the object's version. Nothing else is held that a new connection would have to
+renew: no locks, no watches, and every version is compared where it counts.
+"""
+
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Mapping
+from typing import Final
+
+import trio
+
+from radosmount.config import StoreConfig
+from radosmount.errors import Disconnected, MountError, StoreError
+from radosmount.store.interface import (
+    Change,
+    Inspection,
+    Limits,
+    ListedObject,
+    ObjectKey,
+    ObjectStat,
+    Pool,
+    ReadResult,
+    Usage,
+    Xattrs,
+)
+from radosmount.store.rados.store import RadosStore, open_rados_store
+
+log = logging.getLogger(__name__)
+
+# Between two attempts: at once at first, since most often the second connection is let in.
+RETRY_DELAY_S_MIN: Final = 0.1
+RETRY_DELAY_S_MAX: Final = 10.0
+# Who is cut off again so soon after a new connection is not let in by its address either.
+STABLE_S: Final = 30.0
+
+
+async def open_lasting_store(config: StoreConfig) -> "LastingStore":
+    """As `open_rados_store`."""
+    return LastingStore(config, await open_rados_store(config))
+
+
+class LastingStore:
+    """`interface.Store`. One trio run; `connection` is its first."""
+
+    def __init__(self, config: StoreConfig, connection: RadosStore) -> None:
+        self._config = config
+        self._connection = connection
+        self._limits = connection.limits
+        self._connected: trio.Event | None = None  # while there is no connection
+        self._connected_s = trio.current_time()
+        self._delay_s = RETRY_DELAY_S_MIN
+        self._renewing: trio.CancelScope | None = None
+        self._retiring_count = 0
+        self._retired = trio.Event()
+        self._is_closed = False
+
+    # --- What only reads
+
+    @property
+    def limits(self) -> Limits:
+        return self._limits
+
+    async def stat(self, key: ObjectKey) -> ObjectStat:
+        connection = self._connection
+        try:
+            return await connection.stat(key)
+        except Disconnected:
+            await self._wait_for_another(connection)
+            return await self._connection.stat(key)
+
+    async def read(self, key: ObjectKey, offset: int, length: int) -> ReadResult:
+        connection = self._connection
+        try:
+            return await connection.read(key, offset, length)
+        except Disconnected:
+            await self._wait_for_another(connection)
+            return await self._connection.read(key, offset, length)
+
+    async def stat_and_read(self, key: ObjectKey, length: int) -> tuple[ObjectStat, ReadResult]:
+        connection = self._connection
+        try:
+            return await connection.stat_and_read(key, length)
+        except Disconnected:
+            await self._wait_for_another(connection)
+            return await self._connection.stat_and_read(key, length)
+
+    async def inspect(self, key: ObjectKey, length: int) -> Inspection:
+        connection = self._connection
+        try:
+            return await connection.inspect(key, length)
+        except Disconnected:
+            await self._wait_for_another(connection)
+            return await self._connection.inspect(key, length)
+
+    async def get_xattrs(self, key: ObjectKey) -> Xattrs:
+        connection = self._connection
+        try:
+            return await connection.get_xattrs(key)
+        except Disconnected:
+            await self._wait_for_another(connection)
+            return await self._connection.get_xattrs(key)
+
+    async def get_omap(self, key: ObjectKey) -> Mapping[bytes, bytes]:
+        connection = self._connection
+        try:
+            return await connection.get_omap(key)
+        except Disconnected:
+            await self._wait_for_another(connection)
+            return await self._connection.get_omap(key)
+
+    async def probe_read(self, pool_id: int, namespace: bytes) -> None:
+        connection = self._connection
+        try:
+            await connection.probe_read(pool_id, namespace)
+        except Disconnected:
+            await self._wait_for_another(connection)
+            await self._connection.probe_read(pool_id, namespace)
+
+    async def probe_write(self, pool_id: int, namespace: bytes) -> None:
+        connection = self._connection
+        try:
+            await connection.probe_write(pool_id, namespace)
+        except Disconnected:
+            await self._wait_for_another(connection)
+            await self._connection.probe_write(pool_id, namespace)
+
+    # --- The others. Most of them a blocklisted client may still ask.
+
+    async def apply(self, key: ObjectKey, change: Change) -> int:
+        if self._connected is not None:
+            await self._wait_until_connected()
+        connection = self._connection
+        try:
+            return await connection.apply(key, change)
+        except Disconnected:
+            self._lose(connection)
+            raise
+
+    async def list_objects(
+        self, pool_id: int, namespace: bytes
+    ) -> AsyncGenerator[list[ListedObject], None]:
+        if self._connected is not None:
+            await self._wait_until_connected()
+        connection = self._connection
+        objects = connection.list_objects(pool_id, namespace)
+        try:
+            async with contextlib.aclosing(objects) as batches:
+                async for batch in batches:
+                    yield batch
+        except Disconnected:
+            self._lose(connection)
+            raise
+
+    def pools(self) -> tuple[Pool, ...]:
+        return self._connection.pools()
+
+    async def refresh_pools(self) -> None:
+        await self._connection.refresh_pools()
+
+    async def usage(self) -> Usage:
+        return await self._connection.usage()
+
+    async def aclose(self) -> None:
+        self._is_closed = True
+        if self._renewing is not None:
+            self._renewing.cancel()
+        while self._retiring_count:
+            await self._retired.wait()
+        await self._connection.aclose()
+
+    # --- A new connection
+
+    async def _wait_for_another(self, connection: RadosStore) -> None:
+        """This one has failed. Raises: Disconnected where there is none for `timeout`."""
+        self._lose(connection)
+        await self._wait_until_connected()
+
+    async def _wait_until_connected(self) -> None:
+        """Raises: Disconnected where there is no connection for `timeout`."""
+        with trio.move_on_after(self._config.timeout_s):
+            while self._connected is not None and not self._is_closed:
+                await self._connected.wait()
+        if self._connected is not None or self._is_closed:
+            raise Disconnected("the cluster has cut this client off")
+
+    def _lose(self, connection: RadosStore) -> None:
+        """It is of no use any more: have another one. Once for all who notice."""
+        is_current = connection is self._connection
+        if not is_current or self._connected is not None or self._is_closed:
+            return
+        log.error("the cluster has cut this client off (blocklisted): connecting anew")
+        if trio.current_time() - self._connected_s > STABLE_S:
+            self._delay_s = RETRY_DELAY_S_MIN
+        self._connected = trio.Event()
+        trio.lowlevel.spawn_system_task(self._renew)
+
+    async def _renew(self) -> None:
+        """A system task: nothing may leave it."""
+        assert self._connected is not None
+        with trio.CancelScope() as self._renewing:
+            while not self._is_closed:
+                delay_s, self._delay_s = self._delay_s, min(2 * self._delay_s, RETRY_DELAY_S_MAX)
+                await trio.sleep(delay_s)
+                try:
+                    connection = await open_rados_store(self._config)
+                except (MountError, StoreError) as failure:
+                    log.warning("not connected: %s", failure)
+                    continue
+                except Exception:
+                    log.exception("connecting: unexpected")
+                    continue
+                old, self._connection = self._connection, connection
+                self._retiring_count += 1
+                trio.lowlevel.spawn_system_task(self._retire, old)
+                log.warning("connected anew to the cluster")
+                break
+        self._renewing = None
+        self._connected_s = trio.current_time()
+        connected, self._connected = self._connected, None
+        connected.set()
+
+    async def _retire(self, connection: RadosStore) -> None:
+        """A system task, too."""
+        try:
+            await connection.aclose()
+        except StoreError as failure:
+            log.info("a connection of before is left behind: %s", failure)
+        except Exception:
+            log.exception("closing: unexpected")
+        finally:
+            self._retiring_count -= 1
+            if not self._retiring_count:
+                self._retired.set()
+                self._retired = trio.Event()
