@@ -67,6 +67,8 @@ class CacheConfig:
 
 # A virtual xattr of a mount's root, by which `radosmount umount` finds the daemon.
 PID_XATTR: Final = "ceph.radosmount.pid"
+# And one that tells it how much is left to store, in words.
+UNSTORED_XATTR: Final = "ceph.radosmount.unstored"
 
 
 class NamesMode(enum.Enum):

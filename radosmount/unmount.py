@@ -3,12 +3,15 @@
 umount(8) returns at once and leaves the daemon to flush after it; this tells whether it worked.
 """
 
+import contextlib
 import errno
 import os
 import select
 import sys
+import threading
+from collections.abc import Iterator
 
-from radosmount.config import PID_XATTR
+from radosmount.config import PID_XATTR, UNSTORED_XATTR
 from radosmount.errors import MountError
 from radosmount.fuse import mounts
 
@@ -26,7 +29,8 @@ def unmount(mountpoint: str, *, is_lazy: bool) -> None:
     check_is_radosmount(path)
     try:
         daemon_fd = open_daemon(path)
-        flush(path)
+        with progress_told(path):
+            flush(path)
     except OSError as failure:
         if failure.errno != errno.ENOTCONN:
             raise MountError(f"cannot flush {path}: {failure.strerror}; still mounted") from failure
@@ -50,6 +54,26 @@ def check_is_radosmount(path: str) -> None:
 def open_daemon(path: str) -> int:
     """A pidfd of the daemon: unlike its pid, it never means another process."""
     return os.pidfd_open(int(os.getxattr(path, PID_XATTR)))
+
+
+@contextlib.contextmanager
+def progress_told(path: str) -> Iterator[None]:
+    """Meanwhile a line on stderr now and then, about what is left."""
+    is_done = threading.Event()
+
+    def tell() -> None:
+        while not is_done.wait(PATIENCE_S):
+            with contextlib.suppress(OSError):  # whoever flushes hears of it
+                left = os.fsdecode(os.getxattr(path, UNSTORED_XATTR))
+                print(f"radosmount: writing back: {left} left", file=sys.stderr)
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        is_done.set()
+        teller.join()
 
 
 def flush(path: str) -> None:

@@ -160,7 +160,7 @@ class PageCache:
         Raises: FileTooBig; DeadlineExceeded where no room came for `timeout`; with
         `flush=sync` the flush's error.
         """
-        self._check_storable(file)
+        self._check_storable(file, len(data))
         await self._reserve(len(data))
         offset = file.size if is_append else offset
         if file.orphan is not None:
@@ -390,11 +390,20 @@ class PageCache:
         if size > self._store.limits.object_bytes_max:
             raise FileTooBig(f"{file.key.name!r}: {size} bytes")
 
-    def _check_storable(self, file: CachedFile) -> None:
-        """What can never be stored does not fill the cache. Raises: the flush's error."""
-        if file.unstored_byte_count >= self._stream_bytes and self.has_failed_for_good(file):
-            assert file.error is not None
+    def _check_storable(self, file: CachedFile, byte_count: int) -> None:
+        """What can never be stored does not fill the cache, and what cannot be stored now leaves
+        half of the room to other files. Raises: the flush's error."""
+        if file.error is None or not self._is_failing(file):
+            return
+        is_lost = file.unstored_byte_count >= self._stream_bytes and self.has_failed_for_good(file)
+        held = sum(other.unstored_byte_count for other in self._dirty if self._is_failing(other))
+        if is_lost or held + byte_count > self._budget.limit_bytes // 2:
             raise file.error
+
+    def _is_failing(self, file: CachedFile) -> bool:
+        """Whether its last flush has failed, or the one that is tried again since."""
+        schedule = self._dirty.get(file)
+        return schedule is not None and schedule.retry_delay_s > 0
 
     def _may_stream(self, file: CachedFile) -> bool:
         """What failed is tried again in its time only, not at every write."""

@@ -11,7 +11,7 @@ from typing import Final
 
 from radosmount.cache.file import CachedFile
 from radosmount.cache.pagecache import PageCache
-from radosmount.config import PID_XATTR, ViewConfig
+from radosmount.config import PID_XATTR, UNSTORED_XATTR, ViewConfig
 from radosmount.errors import (
     ObjectNotFound,
     StaleFile,
@@ -117,8 +117,15 @@ class XattrCalls:
             raise Unsupported(f"xattr {name!r}")
         raise XattrMissing(f"xattr {name!r}")
 
+    def _mount_values(self) -> dict[bytes, bytes]:
+        unstored = (self._cache.held_bytes, len(self._cache.dirty_files))
+        return {
+            PID_XATTR.encode(): b"%d" % os.getpid(),
+            UNSTORED_XATTR.encode(): b"%d bytes in %d files" % unstored,
+        }
+
     def _virtual_values(self, node: Node) -> dict[bytes, bytes]:
-        values = {PID_XATTR.encode(): b"%d" % os.getpid()} if node.ino == ROOT_INO else {}
+        values = self._mount_values() if node.ino == ROOT_INO else {}
         if isinstance(node, FileNode):
             key = node.file.key
             values[b"ceph.pool"] = self._pools.name_of(key.pool_id)

@@ -4,6 +4,8 @@ import contextlib
 import errno
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -108,6 +110,21 @@ def test_writes_to_a_dead_osd(faulty: Lab, client: rados.Ioctx, name: str) -> No
             os.fsync(second)
             can(lambda: os.fsync(first))  # has heard that it took too long, not yet of its end
             os.fsync(first)
+
+
+def test_umount_tells_what_is_left(faulty: Lab, client: rados.Ioctx, name: str) -> None:
+    """While RADOS does not take it, `radosmount umount` waits, and says how much it waits for."""
+    with mounted(faulty, f"ceph:{POOL}", "flush=lazy,dirty_expire=3600") as mount:
+        (mount.path / name).write_bytes(bytes(123_456))
+        faulty.signal("osd.0", signal.SIGSTOP)
+        words = [sys.executable, "-m", "radosmount", "umount", str(mount.path)]
+        with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as unmounting:
+            assert unmounting.stderr is not None
+            line = unmounting.stderr.readline()
+            faulty.signal("osd.0", signal.SIGCONT)
+        assert line == "radosmount: writing back: 123456 bytes in 1 files left\n"
+        assert unmounting.returncode == 0
+    assert client.read(name, 200_000) == bytes(123_456)
 
 
 def test_an_end_with_a_dead_osd(faulty: Lab, client: rados.Ioctx, name: str) -> None:

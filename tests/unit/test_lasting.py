@@ -47,7 +47,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
 
 
 @pytest.fixture
-def store(cluster: Cluster, autojump_clock: MockClock) -> Callable[[], LastingStore]:
+def store(cluster: Cluster) -> Callable[[], LastingStore]:
     return lambda: LastingStore(StoreConfig(timeout_s=10), cluster.connection())  # type: ignore[arg-type]
 
 
@@ -57,7 +57,9 @@ def cut_off(store: MemoryStore) -> None:
 
 
 @CUT_OFF
-async def test_reading_goes_on(cluster: Cluster, store: Callable[[], LastingStore]) -> None:
+async def test_reading_goes_on(
+    cluster: Cluster, store: Callable[[], LastingStore], autojump_clock: MockClock
+) -> None:
     """All that meet it wait for one connection."""
     lasting_store = store()
     cut_off(cluster.connections[0])
@@ -76,7 +78,7 @@ async def test_reading_goes_on(cluster: Cluster, store: Callable[[], LastingStor
 
 @CUT_OFF
 async def test_a_change_is_not_made_twice(
-    cluster: Cluster, store: Callable[[], LastingStore]
+    cluster: Cluster, store: Callable[[], LastingStore], autojump_clock: MockClock
 ) -> None:
     """It fails; the next one waits, and goes by the new connection."""
     lasting_store = store()
@@ -90,7 +92,7 @@ async def test_a_change_is_not_made_twice(
 
 @CUT_OFF
 async def test_who_is_not_let_in_tries_again(
-    cluster: Cluster, store: Callable[[], LastingStore]
+    cluster: Cluster, store: Callable[[], LastingStore], autojump_clock: MockClock
 ) -> None:
     """A monitor that does not answer, and a connection that is cut off as the first was."""
     lasting_store = store()
@@ -104,7 +106,9 @@ async def test_who_is_not_let_in_tries_again(
 
 
 @CUT_OFF
-async def test_no_connection_for_long(cluster: Cluster, store: Callable[[], LastingStore]) -> None:
+async def test_no_connection_for_long(
+    cluster: Cluster, store: Callable[[], LastingStore], autojump_clock: MockClock
+) -> None:
     """Whoever waits hears of it after `timeout`, and it goes on all the same."""
     lasting_store = store()
     cut_off(cluster.connections[0])
@@ -120,7 +124,7 @@ async def test_no_connection_for_long(cluster: Cluster, store: Callable[[], Last
 
 @CUT_OFF
 async def test_the_end_while_connecting(
-    cluster: Cluster, store: Callable[[], LastingStore]
+    cluster: Cluster, store: Callable[[], LastingStore], autojump_clock: MockClock
 ) -> None:
     """Nobody waits for the connection, and those who did hear of it."""
     lasting_store = store()

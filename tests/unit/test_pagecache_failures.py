@@ -4,7 +4,7 @@ import pytest
 import trio
 import trio.testing
 
-from radosmount.config import ConflictMode
+from radosmount.config import MIB, ConflictMode
 from radosmount.errors import (
     NoSpace,
     PermissionDenied,
@@ -41,6 +41,25 @@ async def test_transient_failure_is_tried_again(
     assert file.is_clean
     assert bench.cache.held_bytes == 0
     assert bench.cache.dirty_files == ()
+
+
+async def test_failing_files_leave_half_of_the_room(nursery: trio.Nursery) -> None:
+    """Files that keep failing leave half of that to others: what would be more is refused by write.
+    They are written to again when they work again."""
+    bench = CacheBench(nursery, size_bytes=4 * MIB)  # of which 2 MiB for what is unstored
+    stuck, other = bench.new_file(b"stuck"), bench.new_file(b"other")
+    await bench.cache.write(stuck, 0, bytes(900_000))
+    bench.store.fail_next(NoSpace("full"), is_apply)
+    await bench.cache.flush(stuck)
+    with pytest.raises(NoSpace):
+        await bench.cache.write(stuck, 900_000, bytes(200_000))
+    await bench.cache.write(other, 0, bytes(1_000_000))
+    await bench.cache.flush(other)
+    assert bench.stored(b"other") == bytes(1_000_000)
+    await bench.cache.flush(stuck)
+    await bench.cache.write(stuck, 900_000, bytes(200_000))
+    await bench.cache.flush(stuck)
+    assert bench.stored(b"stuck") == bytes(1_100_000)
 
 
 async def test_permanent_failure_is_kept_while_open(bench: CacheBench) -> None:
