@@ -18,12 +18,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import rados
+
 from radosmount.lab import Lab
 from tests.mount.mounting import Mount
 from tests.support.cluster import SHARED_POOL, temporary_lab
 
 Sizes = Mapping[str, int]
 STACK_WAIT_S = 2.0
+CONNECT_S = 30
+LOG_SHOWN_BYTES = 8000
+STACKS_SHOWN_BYTES = 20_000
 
 
 class RowFailed(AssertionError):
@@ -42,6 +47,20 @@ class Figures:
     more: dict[str, int | float | str] = field(default_factory=dict)
 
 
+class Objects:
+    """The objects that a row's mounts show, past them: by the `rados` binding."""
+
+    def __init__(self, ioctx: rados.Ioctx) -> None:
+        self.ioctx = ioctx
+
+    def read_whole(self, name: str) -> bytes | None:
+        try:
+            size, _ = self.ioctx.stat(name)
+            return self.ioctx.read(name, size + 1)
+        except rados.ObjectNotFound:
+            return None
+
+
 @dataclass
 class Arena:
     """What a row works with. `sizes`: its parameters in this form. `mounts`: by the row, for the
@@ -54,6 +73,23 @@ class Arena:
     figures: Figures = field(default_factory=Figures)
     mounts: list[Mount] = field(default_factory=list)
 
+    @property
+    def source(self) -> str:
+        """A namespace of the row's own."""
+        return f"ceph:{SHARED_POOL}/{self.folder.name}"
+
+    @contextlib.contextmanager
+    def objects(self) -> Iterator[Objects]:
+        """What `source` shows."""
+        cluster = rados.Rados(name="client.admin", conffile=str(self.lab.conf_path))
+        cluster.connect(timeout=CONNECT_S)
+        try:
+            with contextlib.closing(cluster.open_ioctx(SHARED_POOL)) as ioctx:
+                ioctx.set_namespace(self.folder.name)
+                yield Objects(ioctx)
+        finally:
+            cluster.shutdown()
+
     def make_mount(self) -> Mount:
         """One that is not started. Ended with the row at the latest."""
         mount = Mount(Path(tempfile.mkdtemp(prefix="mount.", dir=self.folder)))
@@ -62,11 +98,15 @@ class Arena:
 
     @contextlib.contextmanager
     def mounted(
-        self, source: str, options: str = "", expected: tuple[str, ...] = ()
+        self,
+        source: str,
+        options: str = "",
+        expected: tuple[str, ...] = (),
+        words: tuple[str, ...] = (),
     ) -> Iterator[Mount]:
         """A mount, ended by SIGTERM. `expected`: what may be loud in its log."""
         mount = self.make_mount()
-        mount.start(self.lab, source, options)
+        mount.start(self.lab, source, options, words)
         yield mount
         mount.stop()
         mount.check_log(expected)
@@ -78,13 +118,14 @@ class Arena:
 
 @dataclass(frozen=True)
 class Row:
-    """`faults_needed`: whether injecting none is a failure. `limit_s`: when it counts as hanging.
-    `needs_own_lab`: it stops daemons, or changes what other tests rely on."""
+    """`what` is for docs/reliability.md. `short` None: it has a long form only. `faults_needed`:
+    whether injecting none is a failure. `limit_s`: when it counts as hanging. `needs_own_lab`: it
+    stops daemons, or changes what other tests rely on."""
 
     name: str
     what: str
     run: Callable[[Arena], None]
-    short: Sizes
+    short: Sizes | None
     long: Sizes
     limit_s: tuple[int, int] = (120, 3600)  # short, long
     faults_needed: bool = True
@@ -98,6 +139,8 @@ def perform(row: Row, form: str, seed: int, lab: Lab | None = None) -> str:
     Raises: RowFailed, or what the row raises.
     """
     sizes = row.short if form == "short" else row.long
+    if sizes is None:
+        raise RowFailed(f"{row.name} has no short form")
     begin_s = time.monotonic()
     with contextlib.ExitStack() as stack:
         lab = lab or stack.enter_context(temporary_lab(row.osd_count, (SHARED_POOL,)))
@@ -105,7 +148,11 @@ def perform(row: Row, form: str, seed: int, lab: Lab | None = None) -> str:
         arena = Arena(lab, folder, random.Random(seed), sizes)
         stack.callback(arena.end)
         with watched(arena, row.limit_s[form != "short"]):
-            row.run(arena)
+            try:
+                row.run(arena)
+            except BaseException:
+                show_logs(arena, LOG_SHOWN_BYTES)
+                raise
     figures = arena.figures
     if row.faults_needed and not figures.faults:
         raise RowFailed(f"{row.name}: no fault was injected")
@@ -115,15 +162,22 @@ def perform(row: Row, form: str, seed: int, lab: Lab | None = None) -> str:
         {
             "row": row.name,
             "form": form,
+            "date": time.strftime("%Y-%m-%d", time.gmtime()),
             "seed": seed,
             "seconds": round(time.monotonic() - begin_s, 1),
             "faults": figures.faults,
             "verified_bytes": figures.verified_bytes,
             "verified": figures.verified,
-            **sizes,
-            **figures.more,
+            "sizes": dict(sizes),
+            "more": figures.more,
         }
     )
+
+
+def show_logs(arena: Arena, length_max: int) -> None:
+    for mount in arena.mounts:
+        if mount.log_path.exists():
+            print(f"{mount.path}: the log ends:\n{mount.log()[-length_max:]}", file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -135,8 +189,7 @@ def watched(arena: Arena, limit_s: int) -> Iterator[None]:
             if mount.process is not None and mount.process.poll() is None:
                 mount.process.send_signal(signal.SIGABRT)  # PYTHONFAULTHANDLER: stacks to its log
         time.sleep(STACK_WAIT_S)
-        for mount in arena.mounts:
-            print(mount.log()[-20_000:], file=sys.stderr)
+        show_logs(arena, STACKS_SHOWN_BYTES)
         faulthandler.dump_traceback(file=2)
         raise RowFailed(f"hangs: not done after {limit_s} s")
 
