@@ -100,6 +100,10 @@ def _bring_up_to_date(path: str, spooled: Spooled, failure: FlushFailed) -> None
 
 def _target(store: Store, spooled: Spooled, manner: Manner) -> Spooled:
     """What is to be written, and where. Raises: SpoolError."""
+    is_here = spooled.cluster_id in ("", store.cluster_id)
+    if not is_here and not manner.is_forced:
+        text = f"is of another cluster ({spooled.cluster}, fsid {spooled.cluster_id})"
+        raise SpoolError(f"{text}: --force writes it to this one")
     target = replace(spooled, key=_key_with_pool(store, spooled, manner))
     if manner.other_name is not None:
         return _as_other(target, manner.other_name)

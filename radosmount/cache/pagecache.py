@@ -318,6 +318,7 @@ class PageCache:
             tuple(attempts),
             str(file.error or "the mount has ended"),
             int(time.time()),
+            self._store.cluster_id,
         )
 
     def has_failed_for_good(self, file: CachedFile) -> bool:

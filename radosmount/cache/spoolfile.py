@@ -36,8 +36,8 @@ NUMBER_MAX: Final = 9999  # of one object's files in one second
 class Spooled:
     """One file's unstored bytes, and all that it takes to store them later.
 
-    `pool_name` is for people, `key.pool_id` counts; b"" is unknown. `error`: why they were not
-    stored.
+    `pool_name` is for people, `key.pool_id` counts; b"" is unknown. So is `cluster` for people, and
+    `cluster_id` counts; "" is unknown. `error`: why they were not stored.
     """
 
     key: ObjectKey
@@ -47,6 +47,7 @@ class Spooled:
     attempts: tuple[Attempt, ...]
     error: str
     time_s: int
+    cluster_id: str = ""
 
 
 def movable(flight: Flight, attempts: Iterable[Attempt]) -> Flight:
@@ -105,6 +106,7 @@ def _header(spooled: Spooled) -> dict[str, object]:
     changes = flight.changes
     return {
         "cluster": spooled.cluster,
+        "fsid": spooled.cluster_id,
         "pool": _text(spooled.pool_name),
         "pool_id": key.pool_id,
         "namespace": _text(key.namespace),
@@ -162,6 +164,7 @@ def _spooled(header: dict[str, Any], data: memoryview) -> Spooled:
         tuple(map(_attempt, header["attempts"])),
         str(header["error"]),
         int(datetime.fromisoformat(header["time"]).timestamp()),
+        str(header.get("fsid", "")),  # files of the first version have none
     )
 
 

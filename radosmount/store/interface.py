@@ -227,6 +227,10 @@ class Store(Protocol):
     @property
     def limits(self) -> Limits: ...
 
+    @property
+    def cluster_id(self) -> str:
+        """Which cluster it is (its fsid): another one of that name has another."""
+
     async def stat(self, key: ObjectKey) -> ObjectStat:
         """Raises: ObjectNotFound."""
 

@@ -78,6 +78,7 @@ class MemoryStore:
         pools: tuple[bytes, ...] = (b"assets",),
         has_posix: bool = False,
     ) -> None:
+        self.cluster_id = "memory"
         self._has_posix = has_posix
         self.changes: list[tuple[ObjectKey, Change]] = []
         self.delay: Callable[[Call], Awaitable[None]] | None = None

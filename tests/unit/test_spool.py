@@ -168,6 +168,21 @@ async def test_a_pool_that_is_gone(spooling: CacheBench, directory: Path) -> Non
     assert spooling.store.read_now(key_of(b"f")._replace(pool_id=new_id)) == b"ours"
 
 
+async def test_another_cluster(spooling: CacheBench, directory: Path) -> None:
+    """Its pools have the same numbers and names: nothing is written there, unless it is asked
+    for."""
+    file = spooling.new_file()
+    await spooling.cache.write(file, 0, b"content")
+    await give_up(spooling, file)
+    path = only_file(directory)
+    spooling.store.cluster_id = "another"
+    with pytest.raises(SpoolError, match="is of another cluster"):
+        await restore_file(spooling.store, path, Manner())
+    assert spooling.stored() is None
+    await restore_file(spooling.store, path, FORCED)
+    assert spooling.stored() == b"content"
+
+
 async def test_restoring_that_fails(spooling: CacheBench, directory: Path) -> None:
     """A file that was not restored stays; the next try knows what the first has done."""
     file = spooling.stored_file(b"begin")

@@ -66,6 +66,10 @@ class LastingStore:
     def limits(self) -> Limits:
         return self._limits
 
+    @property
+    def cluster_id(self) -> str:
+        return self._connection.cluster_id
+
     async def stat(self, key: ObjectKey) -> ObjectStat:
         connection = self._connection
         try:

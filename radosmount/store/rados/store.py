@@ -141,6 +141,7 @@ class RadosStore:
         self._config = config
         self._handle = handle
         self._limits = limits
+        self._cluster_id: str = handle.get_fsid()
         self._calls = _make_calls(
             config, handle, limits, native_handle, self._is_pool_known, self.refresh_pools
         )
@@ -162,6 +163,10 @@ class RadosStore:
     @property
     def limits(self) -> Limits:
         return self._limits
+
+    @property
+    def cluster_id(self) -> str:
+        return self._cluster_id
 
     async def stat(self, key: ObjectKey) -> ObjectStat:
         return await self._calls.stat(key)
