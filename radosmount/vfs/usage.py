@@ -48,7 +48,9 @@ class SpaceMeter:
         self._asked_s = trio.current_time()
         with trio.move_on_after(WAIT_S):
             try:
-                self._last = await self._store.usage()
+                found = await self._store.usage()
+                if found.total_bytes or self._last is None:  # a monitor that has just begun: zeros
+                    self._last = found
             except StoreError as failure:
                 log.info("df shows the last known values: %s", failure)
 

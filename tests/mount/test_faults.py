@@ -112,6 +112,33 @@ def test_writes_to_a_dead_osd(faulty: Lab, client: rados.Ioctx, name: str) -> No
             os.fsync(first)
 
 
+def test_df_without_a_monitor(own_lab: Lab, client: rados.Ioctx, name: str) -> None:
+    """df waits at most two seconds for a monitor, and shows the last known values where none answers.
+    Objects are read and written without one."""
+    with mounted(own_lab, f"ceph:{POOL}") as mount:
+        (mount.path / name).write_bytes(bytes(MIB))
+        eventually(lambda: space(mount.path)[0] > 0)
+        own_lab.signal("mon.a", signal.SIGSTOP)
+        try:
+            known = space(mount.path)
+            for _ in range(3):
+                began_s = time.monotonic()
+                assert space(mount.path) == known
+                assert time.monotonic() - began_s < 2 + SLACK_S
+                time.sleep(1)  # until the values are old enough to be asked for again
+            (mount.path / f"{name}-2").write_bytes(b"content")
+            assert (mount.path / name).stat().st_size == MIB
+        finally:
+            own_lab.signal("mon.a", signal.SIGCONT)
+        assert client.read(f"{name}-2") == b"content"
+
+
+def space(path: Path) -> tuple[int, int]:
+    """Used and free, in units."""
+    found = os.statvfs(path)
+    return found.f_blocks - found.f_bfree, found.f_bavail
+
+
 def test_umount_tells_what_is_left(faulty: Lab, client: rados.Ioctx, name: str) -> None:
     """While RADOS does not take it, `radosmount umount` waits, and says how much it waits for."""
     with mounted(faulty, f"ceph:{POOL}", "flush=lazy,dirty_expire=3600") as mount:

@@ -18,6 +18,7 @@ from radosmount.errors import (
     StaleFile,
     TimedOut,
 )
+from radosmount.store.interface import Usage
 from radosmount.store.memory import Call
 from radosmount.store.posix import NS_PER_S
 from radosmount.vfs.attributes import AttributeChange
@@ -401,6 +402,21 @@ async def test_space(mount: MountBench) -> None:
     space = await mount.fs.space()
     assert space.object_count == 1
     assert space.total_bytes - space.available_bytes == 3
+
+
+async def test_space_of_a_monitor_that_has_just_begun(
+    mount: MountBench, mock_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It knows nothing yet, and says zero of all: what was known before is better."""
+    await mount.put(b"f", b"abc")
+    known = await mount.fs.space()
+
+    async def usage() -> Usage:
+        return Usage(0, 0, {})
+
+    monkeypatch.setattr(mount.store, "usage", usage)
+    mock_clock.jump(60)
+    assert await mount.fs.space() == known
 
 
 # --- Memory
