@@ -113,8 +113,8 @@ def test_writes_to_a_dead_osd(faulty: Lab, client: rados.Ioctx, name: str) -> No
 
 
 def test_df_without_a_monitor(own_lab: Lab, client: rados.Ioctx, name: str) -> None:
-    """df waits at most two seconds for a monitor, and shows the last known values where none answers.
-    Objects are read and written without one."""
+    """df waits at most two seconds for a monitor, and shows the last known values where none
+    answers. Objects are read and written without one."""
     with mounted(own_lab, f"ceph:{POOL}") as mount:
         (mount.path / name).write_bytes(bytes(MIB))
         eventually(lambda: space(mount.path)[0] > 0)
