@@ -386,8 +386,11 @@ class CachedFile:
         flight = self.current_flight
         start = flight.base.size if start is None else start
         delta = base.size - start
-        flight.changes.extents = flight.changes.extents.shifted(start, delta)
-        self._dirty.extents = self._dirty.extents.shifted(start, delta)
+        for changes in (flight.changes, self._dirty):
+            changes.extents = changes.extents.shifted(start, delta)
+            if changes.posix is not None:
+                before, theirs = self.base.posix or posix.NONE, base.posix or posix.NONE
+                changes.posix = posix.merged(changes.posix, before, theirs)
         self._flight = replace(flight, base=base, size=flight.size + delta)
         self.base = base
         self.size += delta

@@ -50,6 +50,17 @@ class Posix:
 NONE: Final = Posix()
 
 
+def merged(ours: Posix, before: Posix, theirs: Posix) -> Posix:
+    """What we have changed since `before`, else what others have made of it; and our time."""
+    return Posix(
+        theirs.mode if ours.mode == before.mode else ours.mode,
+        theirs.uid if ours.uid == before.uid else ours.uid,
+        theirs.gid if ours.gid == before.gid else ours.gid,
+        ours.mtime_ns,
+        theirs.target if ours.target == before.target else ours.target,
+    )
+
+
 def encode(posix: Posix) -> bytes:
     fields = []
     if posix.mode is not None:

@@ -12,7 +12,7 @@ from trio.testing import MockClock
 from radosmount.config import ViewConfig
 from radosmount.errors import InvalidCall, NotPermitted, ReadOnly
 from radosmount.store import posix
-from radosmount.store.interface import Change, SetXattr
+from radosmount.store.interface import Change, SetXattr, Write
 from radosmount.store.memory import Call, MemoryStore
 from radosmount.store.posix import NS_PER_S, Posix
 from radosmount.vfs.attributes import AttributeChange
@@ -136,6 +136,22 @@ async def test_chmod_beside_another_mounts_chown(mount: MountBench) -> None:
     mount.store.change_now(key_of(b"f"), Change((SetXattr(posix.XATTR, theirs),)))
     await change(mount, ino, mode=0o600)
     assert kept(mount, b"f") == Posix(stat.S_IFREG | 0o600, 77, 78, NS)
+
+
+async def test_an_append_beside_another_mounts_chown(mount: MountBench) -> None:
+    """It goes behind what the other has appended, and leaves the owner that the other has set."""
+    handle, _ = await make(mount, b"f")
+    await mount.close(handle)
+    handle = await mount.open(b"f", os.O_WRONLY | os.O_APPEND)
+    await mount.fs.write(handle, 0, b"ours")
+    theirs = posix.encode(Posix(stat.S_IFREG | 0o644, 77, 78, NS))
+    change = Change((Write(0, b"theirs "), SetXattr(posix.XATTR, theirs)), mtime_s=NS // NS_PER_S)
+    mount.store.change_now(key_of(b"f"), change)
+    await mount.close(handle)
+    assert mount.stored(b"f") == b"theirs ours"
+    found = kept(mount, b"f")
+    assert (found.mode, found.uid, found.gid) == (stat.S_IFREG | 0o644, 77, 78)
+    assert found.mtime_ns != NS
 
 
 async def test_rewriting_keeps_the_mode(mount: MountBench) -> None:
