@@ -152,6 +152,7 @@ class Writer:
         file = self.files[number]
         steps: list[Callable[[], None]] = [
             lambda: self.rewrite(file, self._random_bytes()),
+            lambda: self.rewrite(file, self._random_bytes(), is_halved=True),
             lambda: self.replace(file, self.fresh[number], self._random_bytes()),
         ]
         if file.settled:
@@ -162,9 +163,9 @@ class Writer:
             steps += [lambda: self._remove(file)]
         self._dice.choice(steps)()
 
-    def rewrite(self, file: File, content: bytes) -> None:
-        """A new file, or O_TRUNC; some of them with an fsync in the midst."""
-        half = len(content) // 2 if self._dice.random() < 0.3 else 0
+    def rewrite(self, file: File, content: bytes, *, is_halved: bool = False) -> None:
+        """A new file, or O_TRUNC. `is_halved`: with an fsync in the midst."""
+        half = len(content) // 2 if is_halved else 0
         first = content[:half] or content
         file.attempt = Attempt(first, is_whole=len(first) <= ATOMIC_MAX_BYTES)
         with self._opened(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as descriptor:

@@ -72,6 +72,11 @@ class Arena:
     sizes: Sizes
     figures: Figures = field(default_factory=Figures)
     mounts: list[Mount] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        """What a failure shows: what was done until then, and when."""
+        self.notes.append(f"{time.strftime('%T')} {text}")
 
     @property
     def source(self) -> str:
@@ -175,6 +180,7 @@ def perform(row: Row, form: str, seed: int, lab: Lab | None = None) -> str:
 
 
 def show_logs(arena: Arena, length_max: int) -> None:
+    print("\n".join(arena.notes), arena.figures, sep="\n", file=sys.stderr)
     for mount in arena.mounts:
         if mount.log_path.exists():
             print(f"{mount.path}: the log ends:\n{mount.log()[-length_max:]}", file=sys.stderr)

@@ -1,12 +1,20 @@
 """All rows, in the order in which they run. One line a module."""
 
 from tests.battery import (
+    clusters,
     ends,
+    full,
     kills,
+    messenger,
+    programs,
 )
 from tests.battery.row import Row
 
 ROWS: tuple[Row, ...] = (
     *kills.ROWS,
     *ends.ROWS,
+    *clusters.ROWS,
+    *messenger.ROWS,
+    *full.ROWS,
+    *programs.ROWS,
 )
