@@ -1,11 +1,15 @@
 """All rows, in the order in which they run. One line a module."""
 
 from tests.battery import (
+    appends,
+    behind,
     clusters,
     ends,
     full,
     kills,
+    leaks,
     messenger,
+    mounts,
     programs,
 )
 from tests.battery.row import Row
@@ -17,4 +21,8 @@ ROWS: tuple[Row, ...] = (
     *messenger.ROWS,
     *full.ROWS,
     *programs.ROWS,
+    *behind.ROWS,
+    *mounts.ROWS,
+    *leaks.ROWS,
+    *appends.ROWS,
 )
