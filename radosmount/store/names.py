@@ -118,7 +118,12 @@ class Grammar:
         that path (in the flat view none ever has).
         A locator key equal to the name is none: RADOS drops it (hobject_t::set_key).
         """
-        if not locator and not beside_directory and self._unescaped.fullmatch(name):
+        is_name_alone = not locator and not beside_directory
+        if is_name_alone and self._separator is None:
+            text = name.replace(b"/", b"%2F")
+            if _SLASHES_ONLY(name) and len(text) <= COMPONENT_BYTES_MAX:
+                return (text,)
+        elif is_name_alone and self._unescaped.fullmatch(name):
             return tuple(name.split(b"/"))
         if not name:
             raise ValueError("RADOS has no empty object names")
@@ -165,6 +170,8 @@ class Grammar:
 
 
 _PLAIN: Final = rb"[^/%\0.][^/%\0]{0,254}"
+# Names of which the flat view spells nothing but the `/` with a token.
+_SLASHES_ONLY: Final = re.compile(rb"[^%\0.][^%\0]*").fullmatch
 
 FLAT: Final = Grammar(
     _separator=None,

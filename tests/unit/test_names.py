@@ -94,6 +94,10 @@ views = pytest.mark.parametrize("view", [FLAT, TREE], ids=["flat", "tree"])
 @example(name=b"x" * 253 + b"%25~", locator=b"", beside=False)
 @example(name=b"\n" * 253 + b"%~", locator=b"", beside=False)
 @example(name=b"x" * 252 + b"%.y", locator=b"", beside=True)
+@example(name=b"a/b", locator=b"", beside=True)
+@example(name=b"a/b", locator=b"", beside=False)
+@example(name=b"x" * 252 + b"/", locator=b"", beside=False)
+@example(name=b"x" * 253 + b"/", locator=b"", beside=False)
 def test_every_object_has_a_path_that_leads_back(
     view: Grammar, name: bytes, locator: bytes, beside: bool
 ) -> None:
