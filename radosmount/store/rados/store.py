@@ -7,8 +7,9 @@ objects have two drivers, see object_calls.py; all else is the same for both.
 import functools
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
+import outcome
 import rados
 import trio
 
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from radosmount.store.rados.native._native import Handle
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class _NoState:
@@ -128,6 +131,25 @@ def _check_names(handle: rados.Rados) -> None:
             ioctx.close()
 
 
+class _Begun(Generic[T]):
+    """A call that is under way before anybody waits for it, and ends even if nobody does."""
+
+    def __init__(self, call: Callable[[], Awaitable[T]]) -> None:
+        self._call = call
+        self._outcome: outcome.Outcome[T] | None = None
+        self._done = trio.Event()
+        trio.lowlevel.spawn_system_task(self._run)
+
+    async def result(self) -> T:
+        await self._done.wait()
+        assert self._outcome is not None
+        return self._outcome.unwrap()
+
+    async def _run(self) -> None:
+        self._outcome = await outcome.acapture(self._call)
+        self._done.set()
+
+
 class RadosStore:
     """`interface.Store` on a cluster. One trio run, one connection."""
 
@@ -199,7 +221,10 @@ class RadosStore:
             raise errors.PoolGone(f"pool {pool_id} does not exist (any more)")
         cursor = self._listing_handle.cursor(pool_id, namespace)
         try:
-            while (batch := await self._next_batch(pool_id, cursor)) is not None:
+            fetch = functools.partial(self._next_batch, pool_id, cursor)
+            following = _Begun(fetch)
+            while (batch := await following.result()) is not None:
+                following = _Begun(fetch)  # the OSD works while this one is handled
                 if batch:
                     yield batch
             self._warn_unnameable(pool_id, cursor.unnameable_count)
