@@ -32,8 +32,10 @@ import trio
 # The private functions of pyfuse3 that are replaced: how a worker waits, and a worker's life.
 WAIT_FUNCTION: Final = "_wait_fuse_readable"
 WORKER_FUNCTION: Final = "_session_loop"
-# Other tasks (flushes, answers of the store) get their turn at least this often.
+# Other tasks (flushes, answers of the store) get their turn at least this often: after so many
+# requests, or behind one that ends so long after the turn began (of a listing, 32 take 100 ms).
 REQUESTS_A_TURN: Final = 32
+TURN_S: Final = 1e-3
 # A lone caller on another core comes back with its next request before an idle core has been
 # woken: polling that long halves its round trip, at no more CPU than the wake-up costs. Not
 # while a handler waits for the store, whose answer could not come in.
@@ -61,6 +63,7 @@ class RequestLoop:
         self._has_read: set[trio.lowlevel.Task] = set()
         self._waiting: set[trio.lowlevel.Task] = set()  # whose handlers wait
         self._turn_request_count = 0
+        self._turn_end_s = 0.0
         self._is_closed = False
         self.request_count = 0
 
@@ -77,6 +80,7 @@ class RequestLoop:
                 await self._park(task)
             self._reader = task
             self._has_read.add(task)
+            self._begin_turn()  # others had theirs meanwhile
         if self._is_closed or not await self._wait_for_request(has_just_answered):
             self.close()
             return False
@@ -118,21 +122,29 @@ class RequestLoop:
         """Nothing between a poll that says so and the read lets the request be taken back
         unseen for long: a blocking read would stop the whole process."""
         self._turn_request_count += 1
-        if self._turn_request_count >= REQUESTS_A_TURN:
-            self._turn_request_count = 0
+        if self._is_turn_over():
             await trio.lowlevel.cancel_shielded_checkpoint()
+            self._begin_turn()
         may_spin = has_just_answered and not self._waiting  # else answers of the store are due
         events = self._poll.poll(0) or (self._spin() if may_spin else [])
         while not events:
-            self._turn_request_count = 0
             try:
                 await trio.lowlevel.wait_readable(self._fd)
             except trio.ClosedResourceError:
                 return False
+            self._begin_turn()
             if self._is_closed:
                 return False
             events = self._poll.poll(0)
         return not events[0][1] & _ENDED
+
+    def _begin_turn(self) -> None:
+        self._turn_request_count = 0
+        self._turn_end_s = time.perf_counter() + TURN_S
+
+    def _is_turn_over(self) -> bool:
+        is_over = self._turn_request_count >= REQUESTS_A_TURN
+        return is_over or time.perf_counter() >= self._turn_end_s
 
     def _spin(self) -> list[tuple[int, int]]:
         if not self._spin_s:

@@ -1,13 +1,14 @@
 """The reader role: who reads, who waits, and that all end."""
 
 import os
+import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from radosmount.fuse.loop import RequestLoop, is_supported
+from radosmount.fuse.loop import TURN_S, RequestLoop, is_supported
 
 
 @pytest.fixture
@@ -16,6 +17,10 @@ def pipe() -> Iterator[tuple[int, int]]:
     yield read_fd, write_fd
     os.close(read_fd)
     os.close(write_fd)
+
+
+def compute_for_long() -> None:
+    time.sleep(1.5 * TURN_S)
 
 
 class Worker:
@@ -34,6 +39,8 @@ class Worker:
             if request == b"s":  # a slow one
                 self.loop.hand_over()
                 await self.released.wait()
+            if request == b"l":
+                compute_for_long()
             self.handled.append(request)
         self.has_ended = True
 
@@ -63,6 +70,24 @@ async def test_one_worker_takes_all_fast_requests(
     await wait_all_tasks_blocked(0.05)
     assert b"".join(workers[0].handled) == b"abcdef" * 20
     assert workers[1].handled == []
+
+
+async def test_others_get_their_turn(
+    pipe: tuple[int, int], workers: tuple[Worker, Worker], nursery: trio.Nursery
+) -> None:
+    """However long requests that do not wait take, each lets other tasks run behind it."""
+    seen: list[int] = []
+
+    async def other() -> None:
+        while len(seen) < 4:
+            seen.append(len(workers[0].handled))
+            await trio.lowlevel.checkpoint()
+
+    os.write(pipe[1], b"l" * 20)
+    nursery.start_soon(other)
+    await wait_all_tasks_blocked(0.05)
+    assert len(workers[0].handled) == 20
+    assert seen[-1] <= 4
 
 
 async def test_a_slow_request_does_not_hold_up_the_next(
