@@ -149,6 +149,30 @@ NOTHING: Final = ObjectStat(size=0, mtime_s=0, version=0)
 class CachedFile:
     """The state of one file. Sizes and offsets are bytes, times whole seconds."""
 
+    __slots__ = (
+        "__weakref__",
+        "_dirty",
+        "_flight",
+        "_is_append",
+        "attempts",
+        "bare_version",
+        "base",
+        "epoch",
+        "error",
+        "error_count",
+        "heard_s",
+        "is_new",
+        "is_suspect",
+        "is_unlinked",
+        "key",
+        "orphan",
+        "reported_error_count",
+        "size",
+        "state",
+        "stored",
+        "writer_count",
+    )
+
     def __init__(self, key: ObjectKey, base: ObjectStat | None) -> None:
         """`base`: the object as the store has it; None where it has none, and the file is to
         be made by its first flush."""

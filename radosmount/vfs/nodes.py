@@ -30,7 +30,9 @@ Identity = tuple[object, ...]
 
 
 class Node:
-    """Anything with an inode number."""
+    """Anything with an inode number. Slots, here and below: a large directory has many."""
+
+    __slots__ = ("ino", "lookup_count")
 
     def __init__(self) -> None:
         self.ino = 0
@@ -59,6 +61,8 @@ class ObjectPlace:
 class RootNode(Node):
     """The directory of all pools."""
 
+    __slots__ = ()
+
     @property
     def identity(self) -> Identity:
         return ("root",)
@@ -66,6 +70,8 @@ class RootNode(Node):
 
 class DirectoryNode(Node):
     """A pool or namespace, or (`path` not empty) a directory within it."""
+
+    __slots__ = ("changed_ns", "heard_s", "marker", "path", "place")
 
     def __init__(self, place: ObjectPlace, path: tuple[bytes, ...] = ()) -> None:
         super().__init__()
@@ -94,6 +100,19 @@ class Vouch:
 
 class FileNode(Node):
     """An object. `open_count`: handles, whatever they are open for."""
+
+    __slots__ = (
+        "__weakref__",
+        "fetched_ahead_s",
+        "file",
+        "has_stale_pages",
+        "listed_s",
+        "open_count",
+        "stat_ahead",
+        "stat_ahead_index",
+        "stat_under_way",
+        "vouch",
+    )
 
     def __init__(self, file: CachedFile) -> None:
         super().__init__()
