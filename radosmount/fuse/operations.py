@@ -27,6 +27,7 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
+from radosmount.fuse.bare import make_bare_reply
 from radosmount.fuse.replies import (
     Answering,
     answers,
@@ -41,6 +42,9 @@ from radosmount.vfs.objects import LISTED_NAME_FRESHNESS_S
 log = logging.getLogger(__name__)
 
 RENAME_NOREPLACE: Final = 1  # rename(2)
+# Of names with their inodes one reply has no more, whatever room there is: each takes some 20 µs,
+# and others wait.
+NODES_A_REPLY: Final = 128
 
 
 class Operations(Answering):
@@ -54,6 +58,7 @@ class Operations(Answering):
         super().__init__()
         self._filesystem = filesystem
         self._on_init = on_init
+        self._bare = make_bare_reply()
 
     def init(self) -> None:
         self._on_init()
@@ -206,8 +211,16 @@ class Operations(Answering):
 
     @answers
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
+        if self._bare is not None:
+            names = await self._filesystem.bare_names(fh, start_id)
+            if names is not None:
+                self._bare.add(token, names, start_id)
+                return
         index = start_id
-        while (entry := await self._filesystem.list_entry(fh, index)) is not None:
+        for _ in range(NODES_A_REPLY):
+            entry = await self._filesystem.list_entry(fh, index)
+            if entry is None:
+                break
             attributes = entry_attributes(entry.attributes, LISTED_NAME_FRESHNESS_S)
             index = entry.next_index
             is_taken = pyfuse3.readdir_reply(token, FileNameT(entry.name), attributes, index)

@@ -9,8 +9,9 @@ import contextlib
 import math
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass
+from stat import S_IFDIR, S_IFREG
 from typing import Final
 
 import trio
@@ -49,7 +50,14 @@ from radosmount.vfs.listing import (
     tree_entries,
 )
 from radosmount.vfs.lookahead import LookAhead
-from radosmount.vfs.nodes import DirectoryNode, Node, NodeTable, ObjectPlace, RootNode
+from radosmount.vfs.nodes import (
+    DirectoryNode,
+    Node,
+    NodeTable,
+    ObjectPlace,
+    RootNode,
+    file_identity,
+)
 from radosmount.vfs.objects import Objects
 from radosmount.vfs.pools import Pools
 from radosmount.vfs.statahead import StatAhead
@@ -64,6 +72,14 @@ MARKER_FRESHNESS_S: Final = 1.0
 TREE_COUNT_MAX: Final = 64
 # The directory of a pool below which its namespaces are, by name; reserved by the grammar.
 NAMESPACES: Final = b".nspace"
+# So many names of a directory come with their inodes, so that the kernel asks for each by number,
+# in an order that `StatAhead` meets; those behind them only if one of these was asked for by then.
+# fts(3) (find, du, rm -r) reads all names first, and asks for more than 10,000 in another order.
+INODE_COUNT: Final = 10_000
+BARE_NAMES_A_REPLY: Final = 1000
+
+# Name, number and type bits of an entry.
+BareName = tuple[bytes, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +107,7 @@ class Directories:
         self._nodes = nodes
         self._pools = pools
         self._objects = objects
+        self._has_posix = view.has_posix
         self._is_tree = view.names is NamesMode.TREE
         self._trees: OrderedDict[ObjectPlace, Tree] = OrderedDict()  # the last used at the end
         if self._is_tree:
@@ -251,6 +268,25 @@ class Directories:
         parent = self._nodes[opened.ino]
         assert isinstance(parent, DirectoryNode)
         return self._directory_node(parent.place, (*parent.path, entry.name))
+
+    def is_bare(self, opened: OpenDirectory, index: int) -> bool:
+        """Whether the entries from that number on need no inodes. With `posix` they do: the type
+        of a name is not known before its object is asked for."""
+        if index < INODE_COUNT or self._has_posix or opened.stat_ahead.has_been_asked:
+            return False
+        return isinstance(self._nodes[opened.ino], DirectoryNode)
+
+    def bare_names(self, opened: OpenDirectory, index: int) -> Iterator[BareName]:
+        """What is known of the entries from that number on."""
+        number = self._nodes.number
+        directory = self._nodes[opened.ino]
+        assert isinstance(directory, DirectoryNode)
+        for name, target in opened.listing.window(index, BARE_NAMES_A_REPLY):
+            if isinstance(target, ObjectKey):
+                yield name, number(file_identity(target)), S_IFREG
+            else:
+                below = DirectoryNode(directory.place, (*directory.path, name))
+                yield name, number(below.identity), S_IFDIR
 
     # Inside
 

@@ -9,7 +9,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -32,7 +32,7 @@ from radosmount.errors import (
 )
 from radosmount.store.interface import ObjectKey, ReadResult, Store
 from radosmount.vfs.attributes import AttributeChange, Attributes, attributes_of, link_target
-from radosmount.vfs.directories import Directories, OpenDirectory
+from radosmount.vfs.directories import BareName, Directories, OpenDirectory
 from radosmount.vfs.handles import FileHandle, HandleTable
 from radosmount.vfs.metadata import Creator, Metadata
 from radosmount.vfs.nodes import ROOT_INO, DirectoryNode, FileNode, Node, NodeTable, RootNode
@@ -334,6 +334,15 @@ class Filesystem:
             node = self._directories.listed_node(opened, entry)
             return ListedEntry(entry.name, self._attributes(node), index + 1)
         return None
+
+    async def bare_names(self, handle: int, index: int) -> Iterator[BareName] | None:
+        """Those of the entries from that number on that need no waiting, without inodes; none
+        behind the last. To be taken before anything else happens. None: ask by `list_entry`."""
+        opened = self._open_directories[handle]
+        if not self._directories.is_bare(opened, index):
+            return None
+        await opened.listing.entry(index)
+        return self._directories.bare_names(opened, index)
 
     def take_entry(self, entry: ListedEntry, is_taken: bool) -> None:
         """The kernel took a listed entry (one more reference), or had no room for it."""

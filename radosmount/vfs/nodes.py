@@ -185,6 +185,11 @@ class NodeTable:
     def find(self, identity: Identity) -> Node | None:
         return self._by_identity.get(identity)
 
+    def number(self, identity: Identity) -> int:
+        """The number of the inode of that identity, which it would get if there is none."""
+        node = self._by_identity.get(identity)
+        return _hashed_ino(identity) if node is None else node.ino
+
     def find_file(self, key: ObjectKey) -> FileNode | None:
         node = self._by_identity.get(file_identity(key))
         assert node is None or isinstance(node, FileNode)

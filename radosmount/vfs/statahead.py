@@ -32,6 +32,7 @@ class StatAhead:
         self._revalidate = revalidate
         self._nodes: list[weakref.ref[FileNode]] = []  # the kernel may forget them meanwhile
         self._asked_index = -1
+        self.has_been_asked = False  # for any of its files
         self._window_count = 0
         self._next_index = 0
         self._end_index = 0
@@ -44,6 +45,7 @@ class StatAhead:
 
     def note_asked(self, index: int) -> None:
         """The kernel asks for a file; if that is in order, go ahead of it."""
+        self.has_been_asked = True
         step = index - self._asked_index
         self._asked_index = index
         if not 0 <= step <= SKIPPED_COUNT_MAX:

@@ -10,6 +10,7 @@ import pytest
 from radosmount.config import NamesMode
 from radosmount.lab import Lab
 from radosmount.store.names import EMPTY_COMPONENT, FLAT, TREE, Path
+from radosmount.vfs.directories import INODE_COUNT
 from tests.mount.mounting import mounted
 from tests.mount.raw_objects import raw_pool
 
@@ -109,6 +110,23 @@ def test_every_name_can_be_written(lab: Lab, pool: str) -> None:
                 assert opened.read() == b"first and second"
             os.unlink(path)
             assert list(paths_below(os.fsencode(mount.path))) == []
+
+
+@pytest.mark.parametrize("options", ["", "stock_fuse"])
+def test_names_without_inodes(options: str, lab: Lab, pool: str) -> None:
+    """Of a very large directory most names are listed bare: each once, by its own number, and
+    the kernel looks up what is asked for."""
+    with raw_pool(lab.conf_path, pool) as objects:
+        for number in range(INODE_COUNT + 500):
+            objects.put(b"many/%d" % number, b"x" * (number % 7))
+    with mounted(lab, f"ceph:{pool}", options) as mount:
+        with os.scandir(mount.path / "many") as entries:
+            found = {int(entry.name): (entry.inode(), entry.is_file()) for entry in entries}
+        assert sorted(found) == list(range(INODE_COUNT + 500))
+        assert all(is_file for _, is_file in found.values())
+        for number in [*list(found)[:10], *list(found)[-100:]]:
+            status = (mount.path / "many" / str(number)).stat()
+            assert (status.st_ino, status.st_size) == (found[number][0], number % 7)
 
 
 def test_a_large_pool_is_listed(lab: Lab, root: pathlib.Path, pool: str) -> None:
