@@ -28,6 +28,9 @@ from radosmount.vfs.pools import Pools
 
 USER_PREFIX: Final = b"user."
 VIRTUAL_PREFIX: Final = b"ceph."
+# `ls -l` asks for it, of each file anew as long as it is only missing. Where SELinux is on, the
+# kernel answers for it itself.
+SELINUX_XATTR: Final = b"security.selinux"
 NAME_BYTES_MAX: Final = 100  # of RADOS (osd_max_attr_name_len)
 VALUE_BYTES_MAX: Final = 65536  # of Linux (XATTR_SIZE_MAX, xattr(7))
 # Kept by the lock class, by libradosstriper and by our `posix`: readable by name, like any other.
@@ -113,7 +116,7 @@ class XattrCalls:
             value = self._virtual_values(node).get(name)
             if value is not None:
                 return value
-        elif not name.startswith(b"security."):
+        elif name == SELINUX_XATTR or not name.startswith(b"security."):
             raise Unsupported(f"xattr {name!r}")
         raise XattrMissing(f"xattr {name!r}")
 

@@ -311,7 +311,12 @@ def test_acls(pool_path: Path) -> None:
     refused(errno.EOPNOTSUPP, os.getxattr, pool_path / "file", name)
 
 
-@pytest.mark.parametrize("name", ["capability", "selinux", "x"])
+def test_selinux_labels(pool_path: Path) -> None:
+    """`ls -l` asks no other file for one where the first says that there are none."""
+    refused(errno.EOPNOTSUPP, os.getxattr, pool_path / "file", "security.selinux")
+
+
+@pytest.mark.parametrize("name", ["capability", "x"])
 def test_security_xattrs(name: str, pool_path: Path) -> None:
     """Reading `security.*` is ENODATA: the kernel asks for them by itself."""
     refused(errno.ENODATA, os.getxattr, pool_path / "file", f"security.{name}")

@@ -74,12 +74,14 @@ async def test_too_long_a_name(mount: MountBench, ino: int) -> None:
 
 
 async def test_security_is_answered_from_constants(mount: MountBench, ino: int) -> None:
-    """security.* is ENODATA without a word to the store, system.* is not supported."""
+    """security.* is ENODATA without a word to the store, system.* is not supported, nor are
+    labels of SELinux."""
     mount.store.remove_now(key_of(b"f"))
     with pytest.raises(XattrMissing):
         await mount.fs.get_xattr(ino, b"security.capability")
-    with pytest.raises(Unsupported):
-        await mount.fs.get_xattr(ino, b"system.posix_acl_access")
+    for name in (b"system.posix_acl_access", b"security.selinux"):
+        with pytest.raises(Unsupported):
+            await mount.fs.get_xattr(ino, name)
     with pytest.raises(Unsupported):
         await mount.fs.set_xattr(ino, b"security.capability", b"x")
 
