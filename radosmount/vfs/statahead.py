@@ -56,6 +56,8 @@ class StatAhead:
                 max(2 * self._window_count, WINDOW_COUNT_MIN), WINDOW_COUNT_MAX
             )
         self._next_index = max(self._next_index, index + 1)
+        if self._next_index - index > self._window_count // 2:
+            return  # enough are there, or under way: tasks are started for many at a time
         self._end_index = min(index + 1 + self._window_count, len(self._nodes))
         self._start_workers()
 
