@@ -163,16 +163,16 @@ class PageCache:
         self._check_storable(file, len(data))
         await self._reserve(len(data))
         offset = file.size if is_append else offset
-        if file.orphan is not None:
-            self._budget.release(len(data))
-            file.orphan.write(offset, data)
-            file.size = max(file.size, offset + len(data))
-            return
         try:
             self._check_change(file, offset + len(data))
         except FilesystemError:
             self._budget.release(len(data))
             raise
+        if file.orphan is not None:
+            self._budget.release(len(data))
+            file.orphan.write(offset, data)
+            file.size = max(file.size, offset + len(data))
+            return
         now_ns = time.time_ns()
         grown = file.write(offset, data, now_ns // NS_PER_S, is_append)
         self._stamp(file, now_ns)
@@ -185,11 +185,11 @@ class PageCache:
 
     def truncate(self, file: CachedFile, size: int) -> None:
         """Set the size, to be stored by the next flush. Raises: FileTooBig; StaleFile."""
+        self._check_change(file, size)
         if file.orphan is not None:
             file.orphan.truncate(size)
             file.size = size
             return
-        self._check_change(file, size)
         now_ns = time.time_ns()
         self._budget.release(file.truncate(size, now_ns // NS_PER_S))
         self._stamp(file, now_ns)
@@ -386,7 +386,7 @@ class PageCache:
 
     def _check_change(self, file: CachedFile, size: int) -> None:
         """Raises: FileTooBig; StaleFile."""
-        if file.is_unlinked:
+        if file.is_unlinked and file.orphan is None:
             raise StaleFile(f"{file.key.name!r} was removed")
         if size > self._store.limits.object_bytes_max:
             raise FileTooBig(f"{file.key.name!r}: {size} bytes")

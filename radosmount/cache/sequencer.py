@@ -30,14 +30,20 @@ class Sequencer:
         self._queues: dict[ObjectKey, deque[Ticket[Any]]] = {}
         self._spare: list[trio.lowlevel.Task] = []
 
-    async def run(self, key: ObjectKey, operation: Callable[[Progress], Awaitable[T]]) -> T:
+    async def run(
+        self,
+        key: ObjectKey,
+        operation: Callable[[Progress], Awaitable[T]],
+        named: ObjectKey | None = None,
+    ) -> T:
         """Submit `operation` and wait for its result, as long as it notes progress.
 
+        `named`: whose operation it is, where that is not `key`.
         Raises: DeadlineExceeded, or what it raises.
         """
         progress = Progress()
         ticket = self.submit(key, lambda: operation(progress))
-        return await self.settle(ticket, progress.last_s, key)
+        return await self.settle(ticket, progress.last_s, named or key)
 
     async def settle(self, ticket: Ticket[T], progress_s: Callable[[], float], key: ObjectKey) -> T:
         """Wait for a ticket's result; see `Deadlines.settle`."""

@@ -108,7 +108,7 @@ class Renaming:
 
         # No object has an empty name: this is the queue in which a pool's renames wait.
         queue = old._replace(name=b"", locator=b"")
-        await self._sequencer.run(queue, in_both_turns)
+        await self._sequencer.run(queue, in_both_turns, named=old)
 
     async def _rename(
         self, old: ObjectKey, new: ObjectKey, may_replace: bool, progress: Progress

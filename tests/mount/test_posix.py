@@ -191,6 +191,22 @@ except PermissionError:
     assert (posix / "program").read_bytes() == b"content and more"
 
 
+@pytest.mark.parametrize("driver", ["native", "binding"])
+def test_a_rename_keeps_all(lab: Lab, place: str, objects: rados.Ioctx, driver: str) -> None:
+    """Also where the source has to be read, as one with other xattrs."""
+    with mounted(lab, place, f"posix,driver={driver}") as mount:
+        source, target = mount.path / "source", mount.path / "target"
+        source.write_bytes(b"content")
+        source.chmod(0o600)
+        os.chown(source, 1000, 100)
+        os.setxattr(source, "user.mine", b"value")
+        source.rename(target)
+        found = target.stat()
+        assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (0o600, 1000, 100)
+        assert os.getxattr(target, "user.mine") == b"value"
+    assert dict(objects.get_xattrs("target"))["mine"] == b"value"
+
+
 def test_links_are_listed_as_links(posix: Path) -> None:
     """find(1) goes by what the listing says; a rename and an unlink take the link itself."""
     (posix / "d").mkdir()

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from radosmount.config import ViewConfig
-from radosmount.errors import InvalidCall, NotPermitted, ReadOnly
+from radosmount.errors import FileTooBig, InvalidCall, NotPermitted, ReadOnly
 from radosmount.store import posix
-from radosmount.store.interface import Change, SetXattr, Write
+from radosmount.store.interface import Change, Limits, SetXattr, Write
 from radosmount.store.memory import Call, MemoryStore
 from radosmount.store.posix import NS_PER_S, Posix
 from radosmount.vfs.attributes import AttributeChange
@@ -177,6 +177,21 @@ async def test_an_unlinked_file_has_its_mode(mount: MountBench) -> None:
     await change(mount, ino, mode=0o600, mtime_ns=NS)
     found = await mount.fs.get_attributes(ino)
     assert (found.mode, found.mtime_ns, found.nlink) == (stat.S_IFREG | 0o600, NS, 0)
+    await mount.close(handle)
+
+
+async def test_an_unlinked_file_has_the_same_limit(nursery: trio.Nursery) -> None:
+    """EFBIG, as before it was unlinked; not a file of that size on the local disk."""
+    mount = MountBench(nursery, MemoryStore(Limits(1000, 900)))
+    await mount.fs.start()
+    handle, ino = await make(mount, b"f")
+    await mount.fs.write(handle, 0, b"content")
+    await mount.unlink(b"f")
+    with pytest.raises(FileTooBig):
+        await mount.fs.write(handle, 1 << 46, b"x")
+    with pytest.raises(FileTooBig):
+        await change(mount, ino, size=1 << 46)
+    assert await mount.read(handle) == b"content"
     await mount.close(handle)
 
 

@@ -25,6 +25,10 @@ def settings(config: StoreConfig) -> Iterator[tuple[str, str]]:
     yield "client_mount_timeout", _seconds(config.connect_timeout_s)
     yield "rados_mon_op_timeout", _seconds(config.timeout_s)
     yield "rados_osd_op_timeout", _seconds(config.timeout_s)
+    # librados asks for a newer osdmap only for operations older than this (10 s). Ours end before:
+    # those to an OSD that is gone would never be resent, nor those that come after them.
+    yield "objecter_timeout", _seconds(min(10.0, config.timeout_s / 3))
+    yield "objecter_tick_interval", _seconds(min(5.0, config.timeout_s / 3))
     yield "objecter_inflight_ops", str(_INFLIGHT_CALLS_MAX)
     yield "objecter_inflight_op_bytes", str(_INFLIGHT_BYTES_MAX)
     # Ours is the only voice: librados would write its own lines between.

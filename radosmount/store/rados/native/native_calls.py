@@ -156,9 +156,10 @@ class NativeCalls:
         operation.add_xattrs()
         operation.add_omap(b"", OMAP_PAGE_COUNT)
         await self._read(operation)
+        xattrs = operation.xattrs()  # once only
         return Inspection(
-            self._stat_of(operation),
-            operation.xattrs(),
+            self._stat_with(operation, xattrs),
+            xattrs,
             dict(operation.omap()),
             operation.has_more_omap,
             operation.data(),
@@ -247,7 +248,10 @@ class NativeCalls:
         return operation
 
     def _stat_of(self, operation: ReadOperation) -> ObjectStat:
-        value = operation.xattrs().get(posix.XATTR) if self._has_posix else None
+        return self._stat_with(operation, operation.xattrs() if self._has_posix else {})
+
+    def _stat_with(self, operation: ReadOperation, xattrs: Mapping[bytes, bytes]) -> ObjectStat:
+        value = xattrs.get(posix.XATTR) if self._has_posix else None
         brought = None if value is None else posix.decode(value)
         return ObjectStat(operation.size, operation.mtime_s, operation.version, posix=brought)
 
