@@ -341,6 +341,11 @@ class CachedFile:
         self._dirty.mtime_s = mtime_s
         self._apply(FileEvent.MODIFIED)
 
+    def set_orphan_mtime(self, mtime_ns: int) -> None:
+        """Of an unlinked file, which only those see who have it open."""
+        kept = self.base.posix and replace(self.base.posix, mtime_ns=mtime_ns)
+        self.base = replace(self.base, mtime_s=mtime_ns // posix.NS_PER_S, posix=kept)
+
     def stage_posix(self, wanted: Posix) -> None:
         self._dirty.posix = wanted
         self._apply(FileEvent.MODIFIED)

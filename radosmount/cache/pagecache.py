@@ -172,6 +172,7 @@ class PageCache:
             self._budget.release(len(data))
             file.orphan.write(offset, data)
             file.size = max(file.size, offset + len(data))
+            file.set_orphan_mtime(time.time_ns())
             return
         now_ns = time.time_ns()
         grown = file.write(offset, data, now_ns // NS_PER_S, is_append)
@@ -189,6 +190,7 @@ class PageCache:
         if file.orphan is not None:
             file.orphan.truncate(size)
             file.size = size
+            file.set_orphan_mtime(time.time_ns())
             return
         now_ns = time.time_ns()
         self._budget.release(file.truncate(size, now_ns // NS_PER_S))
@@ -220,14 +222,14 @@ class PageCache:
         """`file.orphan` has the base: lay what is held over it. In the file's turn only."""
         orphan = file.orphan
         assert orphan is not None
-        size, known_posix = file.size, file.posix
+        size, known_posix, mtime_s = file.size, file.posix, file.mtime_s
         orphan.truncate(min(file.base_limit, size))
         for offset, data in file.held_within(0, size):
             orphan.write(offset, data)
         orphan.truncate(size)
         self.discard(file)
         file.size = size
-        file.base = replace(file.base, posix=known_posix)
+        file.base = replace(file.base, mtime_s=mtime_s, posix=known_posix)
 
     # Flushing
 

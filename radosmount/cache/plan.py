@@ -59,7 +59,8 @@ def plan_flush(
     assert mtime_s is not None
     if flight.replaces_all and flight.size <= min(atomic_max_bytes, limits.operation_bytes_max):
         content = _whole_content(flight)
-        steps: tuple[Step, ...] = (WriteFull(content), *_xattr_steps(flight))
+        making = () if content else (Create(),)  # else an empty object keeps its mtime
+        steps: tuple[Step, ...] = (*making, WriteFull(content), *_xattr_steps(flight))
         begun = ObjectStat(flight.size, mtime_s, 0)
         return Plan(Change(steps, guard, mtime_s), iter(()), begun, flight.size, content)
     leading = [*_resize_steps(flight, limits), *_xattr_steps(flight)]
@@ -75,7 +76,9 @@ def plan_flush(
 
 
 def _guard(flight: Flight, conflict: ConflictMode) -> Guard:
-    if conflict is ConflictMode.LAST_WRITER:
+    # Whoever appends overwrites nobody: it goes behind what others have appended.
+    is_append = flight.is_append and not flight.is_new
+    if conflict is ConflictMode.LAST_WRITER and not is_append:
         return Existence.ANY if flight.replaces_all else Existence.PRESENT
     return Existence.ABSENT if flight.is_new else AtVersion(flight.base.version)
 

@@ -6,6 +6,7 @@ open; READ and WRITE tell the handle only; setxattr's flags are checked before i
 
 import errno
 import logging
+import os
 import stat
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -177,11 +178,11 @@ class Operations(Answering):
     ) -> tuple[FileInfo, EntryAttributes]:
         creator = Creator(stat.S_IMODE(mode), ctx.uid, ctx.gid)
         opened, attributes = await self._filesystem.create(parent_inode, name, flags, creator)
-        return _file_info(opened), entry_attributes(attributes)
+        return _file_info(opened, flags), entry_attributes(attributes)
 
     @answers
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
-        return _file_info(await self._filesystem.open(inode, flags, ctx.pid))
+        return _file_info(await self._filesystem.open(inode, flags, ctx.pid), flags)
 
     @answers
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
@@ -267,5 +268,11 @@ def _attribute_change(attr: EntryAttributes, fields: SetattrFields) -> Attribute
     )
 
 
-def _file_info(opened: OpenFile) -> FileInfo:
-    return FileInfo(fh=FileHandleT(opened.handle), keep_cache=opened.keeps_pages)
+def _file_info(opened: OpenFile, flags: int) -> FileInfo:
+    """An append goes past the kernel's pages: it would come in two where it crosses a page that is
+    not there, and what another mount appends could get between."""
+    return FileInfo(
+        fh=FileHandleT(opened.handle),
+        keep_cache=opened.keeps_pages,
+        direct_io=bool(flags & os.O_APPEND),
+    )

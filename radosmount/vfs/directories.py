@@ -346,10 +346,16 @@ class Directories:
 
     def _tree_key(self, directory: DirectoryNode, name: bytes) -> ObjectKey:
         """Raises: NoSuchEntry for a name that no object has."""
-        plain = name.removesuffix(BESIDE_DIRECTORY)
-        beside = DirectoryNode(directory.place, (*directory.path, plain))
-        is_beside = plain != name and self._has_directory(beside)
+        is_beside = name.endswith(BESIDE_DIRECTORY) and self._is_beside(directory, name)
         return _key(directory, name, TREE, is_beside)
+
+    def _is_beside(self, directory: DirectoryNode, name: bytes) -> bool:
+        """Whether it is the second spelling of a file whose first one is a directory's."""
+        try:
+            found = TREE.object_of((*directory.path, name), beside_directory=True)
+        except InvalidPath:
+            return False
+        return self._has_directory(DirectoryNode(directory.place, TREE.path_of(*found)))
 
     async def _check_empty(self, parent: int, name: bytes) -> None:
         """Raises: DirectoryNotEmpty; as `key_for_change`."""

@@ -288,7 +288,7 @@ class Filesystem:
     async def flush(self, handle: int) -> None:
         """close(2), of every duplicate of a descriptor. Raises: a failed flush's error, once."""
         opened = self._files[handle]
-        if not opened.is_writable:
+        if not opened.is_writable and not opened.file.is_new:  # O_CREAT may come with O_RDONLY
             return
         if self._flush_mode is not FlushMode.LAZY:
             await self._cache.flush(opened.file)
@@ -430,7 +430,9 @@ class Filesystem:
             return
         await self._pools.check_writable(marker.pool_id, marker.namespace)
         found = await self._metadata.set_of_directory(marker, change)
-        self._directories.take_marker(node, found).changed_ns = 0
+        known = self._directories.take_marker(node, found)
+        if change.mtime_ns is not None:
+            known.changed_ns = 0
 
     def _referenced(self, node: Node) -> Attributes:
         """For a name that was just looked up or made."""

@@ -169,7 +169,7 @@ class Metadata:
             except (VersionConflict, ObjectExists):
                 continue
             now_s = found.mtime_s if mtime_s is None else mtime_s
-            kept = _changed(known, change, stat.S_IFDIR)
+            kept = _changed(known, change, stat.S_IFDIR) if self._view.has_posix else None
             return ObjectStat(found.size, now_s, version, posix=kept)
         raise VersionConflict(f"{marker.name!r} is being changed again and again")
 

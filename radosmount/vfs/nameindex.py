@@ -11,7 +11,14 @@ listed in it.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from radosmount.store.names import EMPTY_COMPONENT, TREE, ObjectName, Path
+from radosmount.store.names import (
+    EMPTY_COMPONENT,
+    PIECE_BYTES,
+    TREE,
+    ObjectName,
+    Path,
+    is_continuation,
+)
 
 
 class Name(NamedTuple):
@@ -88,22 +95,41 @@ class NameIndex:
     def names(self, path: Path) -> Iterator[Name]:
         """What is directly in a directory, as it is at the first step. A file that has a
         directory beside it shows under its second spelling."""
+        names = list(self._continued(path))
         directory = self._directory(path)
         if directory is None:
-            return
+            directory = _Directory()
         components = list(directory.files)
+        shown = set(directory.directories)
         for component in list(directory.directories):
             yield Name(component, None)
+        yield from names
         for component in components:
             if component == EMPTY_COMPONENT and path:
                 continue
             found = TREE.object_of((*path, component))
-            if component in directory.directories:
-                beside = TREE.path_of(*found, beside_directory=True)
-                is_here = len(beside) == len(path) + 1
-                yield Name(beside[len(path)], found if is_here else None)
-            else:
+            if component not in directory.directories:
                 yield Name(component, found)
+                continue
+            beside = TREE.path_of(*found, beside_directory=True)
+            if len(beside) == len(path) + 1:
+                yield Name(beside[-1], found)
+            elif beside[len(path)] not in shown:  # it goes on in a directory
+                shown.add(beside[len(path)])
+                yield Name(beside[len(path)], None)
+
+    def _continued(self, path: Path) -> Iterator[Name]:
+        """Files of the directory above whose second spelling is too long, and goes on here."""
+        above = self._directory(path[:-1])
+        if not path or not is_continuation(path[-1]) or above is None:
+            return
+        begin = path[-1][:PIECE_BYTES]
+        for component in above.files:
+            if component in above.directories and component.startswith(begin):
+                found = TREE.object_of((*path[:-1], component))
+                beside = TREE.path_of(*found, beside_directory=True)
+                if beside[:-1] == path:
+                    yield Name(beside[-1], found)
 
     def _directory(self, path: Path) -> _Directory | None:
         directory: _Directory | None = self._top

@@ -121,6 +121,8 @@ class Tree:
         began_s, doubt_count = trio.current_time(), self._doubt_count
         self._changes.clear()
         index = NameIndex()
+        for key in self._unstored():  # a flush may make the object behind the listing's back
+            index.add(ObjectName(key.name, key.locator))
         try:
             is_long = self._index is None or self._took_s >= LONG_LISTING_S
             written = await self._ask_written() if is_long else None

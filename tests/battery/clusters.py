@@ -261,6 +261,4 @@ MEMORY: Final = Row(
     {"rounds": 5},
     needs_own_lab=True,
 )
-# Not THRASH yet: a connection to an OSD that died while it was being made is not given up where
-# `timeout` is shorter than librados's objecter_timeout, so that a mount with timeout=3 hangs.
-ROWS = (MEMORY,)
+ROWS = (THRASH, MEMORY)

@@ -536,17 +536,9 @@ def remount(comparison: Comparison, start: Callable[[], None], stop: Callable[[]
     comparison.compare_trees()
 
 
-def sync_directory(directory: Path) -> None:
-    """Every file below it: also what was made by an open for reading, which no close stores."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
-
-
 def verify_objects(comparison: Comparison, objects: rados.Ioctx, prefix: str) -> int:
     """Past the mount, the objects have what the local files have."""
     byte_count = 0
-    sync_directory(comparison.mine.root)
     for path in walk(comparison.local.root.parent, comparison.local.root):
         local = comparison.local.at(path)
         if local.is_file() and not local.is_symlink():

@@ -388,9 +388,8 @@ UNGUARDED: Final = Row(
 GUARDED: Final = Row(
     "mounts-guarded", "two mounts, the guard on", play_guarded, SHORT, LONG, LIMIT_S
 )
-# Not among ROWS yet: the kernel sends an append that crosses a page in two.
 APPENDS: Final = Row("mounts-appends", "two mounts append", play_appends, SHORT, LONG, LIMIT_S)
-ROWS: Final = (UNGUARDED, GUARDED)
+ROWS: Final = (UNGUARDED, GUARDED, APPENDS)
 
 if __name__ == "__main__":
     main()

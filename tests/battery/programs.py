@@ -409,9 +409,8 @@ POSTGRES: Final = Row(
     None,
     {"scale": 10, "seconds": 120, "kills": 5},
 )
-# Not POSTGRES yet: with the compiled module and -o posix, a rename that has to inspect its source
-# loses all xattrs of it, mode and owner among them.
 ROWS = (
+    POSTGRES,
     Row(
         "stress-ng",
         "stress-ng's file stressors with --verify, each alone, on a mount with -o posix",

@@ -5,16 +5,23 @@ from tests.battery import (
     behind,
     clusters,
     ends,
+    ext4,
     full,
+    hostile,
     kills,
     leaks,
     messenger,
+    model,
     mounts,
+    planted,
     programs,
 )
 from tests.battery.row import Row
 
 ROWS: tuple[Row, ...] = (
+    *model.ROWS,
+    *ext4.ROWS,
+    *hostile.ROWS,
     *kills.ROWS,
     *ends.ROWS,
     *clusters.ROWS,
@@ -25,4 +32,5 @@ ROWS: tuple[Row, ...] = (
     *mounts.ROWS,
     *leaks.ROWS,
     *appends.ROWS,
+    *planted.ROWS,
 )

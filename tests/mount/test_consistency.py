@@ -224,8 +224,8 @@ def test_a_rewrite_after_a_conflict(file: Path, objects: rados.Ioctx) -> None:
 
 
 def test_last_writer(lab: Lab, name: str, objects: rados.Ioctx) -> None:
-    """With `-o conflict=last-writer` what is stored last wins; only a part of a file that
-    someone else removed is ESTALE."""
+    """With `-o conflict=last-writer` what is stored last wins, and appends go behind each other;
+    only a part of a file that someone else removed is ESTALE."""
     with mounted(lab, f"ceph:{SHARED_POOL}", "conflict=last-writer") as mount:
         path = mount.path / name
         path.write_bytes(b"begin")
@@ -244,8 +244,8 @@ def test_last_writer(lab: Lab, name: str, objects: rados.Ioctx) -> None:
 
 
 def test_last_writer_of_a_removed_file(lab: Lab, name: str, objects: rados.Ioctx) -> None:
-    """With `-o conflict=last-writer` what is stored last wins; only a part of a file that
-    someone else removed is ESTALE."""
+    """With `-o conflict=last-writer` what is stored last wins, and appends go behind each other;
+    only a part of a file that someone else removed is ESTALE."""
     expected = [r"is not stored, its bytes are kept", r"could not be stored, and are kept", "flush"]
     with mounted(lab, f"ceph:{SHARED_POOL}", "conflict=last-writer", expected=expected) as mount:
         path = mount.path / name

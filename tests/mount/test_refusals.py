@@ -554,3 +554,16 @@ def test_posix_fallocate(pool_path: Path) -> None:
         os.posix_fallocate(descriptor, 0, 10_000)
     assert new.read_bytes() == CONTENT.ljust(10_000, b"\0")
     new.unlink()
+
+
+def test_shared_mappings_of_appends(pool_path: Path) -> None:
+    """| mmap(2) with MAP_SHARED of a descriptor that has O_APPEND | ENODEV |"""
+    (pool_path / "mapped").write_bytes(b"content")
+    descriptor = os.open(pool_path / "mapped", os.O_RDWR | os.O_APPEND)
+    try:
+        refused(errno.ENODEV, mmap.mmap, descriptor, 7, mmap.MAP_SHARED)
+        with mmap.mmap(descriptor, 7, mmap.MAP_PRIVATE) as private:
+            assert private[:] == b"content"
+    finally:
+        os.close(descriptor)
+    (pool_path / "mapped").unlink()

@@ -7,7 +7,7 @@ import pytest
 import trio
 import trio.testing
 
-from radosmount.config import FlushMode, ViewConfig
+from radosmount.config import ConflictMode, FlushMode, ViewConfig
 from radosmount.errors import (
     DeadlineExceeded,
     FileTooBig,
@@ -20,6 +20,7 @@ from radosmount.errors import (
 )
 from radosmount.store.interface import (
     Change,
+    Create,
     Existence,
     SetXattr,
     WriteFull,
@@ -420,3 +421,52 @@ async def test_xattr_of_directory(mount: MountBench) -> None:
     assert await mount.fs.list_xattrs(ROOT_INO) == []
     with pytest.raises(Unsupported):
         await mount.fs.set_xattr(ROOT_INO, b"user.a", b"b")
+
+
+# --- What a comparison with a local disk has found
+
+
+async def test_an_empty_file_over_an_empty_one(mount: MountBench) -> None:
+    """The new mtime is stored by a step that makes the object: of an empty WriteFull onto an empty
+    object the OSD makes nothing, and so keeps the mtime."""
+    mount.store.put_now(key_of(b"f"), b"")
+    handle = await mount.open(b"f", os.O_WRONLY | os.O_TRUNC)
+    ino = (await mount.stat(b"f")).ino
+    await mount.fs.set_attributes(ino, AttributeChange(mtime_ns=5 * NS_PER_S), has_handle=True)
+    await mount.close(handle)
+    [(_, change)] = mount.store.changes
+    assert change.steps == (Create(), WriteFull(b""))
+    assert (await mount.stat(b"f")).mtime_ns == 5 * NS_PER_S
+
+
+async def test_made_by_an_open_for_reading(mount: MountBench) -> None:
+    """As flock(1) does: the object is there when it is closed."""
+    handle, _ = await mount.create(b"f", os.O_RDONLY)
+    await mount.close(handle)
+    assert mount.stored(b"f") == b""
+
+
+async def test_the_time_of_a_file_that_was_never_stored(mount: MountBench) -> None:
+    """Unlinked while it is open it is as old as it is, and a write makes it new."""
+    handle, ino = await mount.create(b"f")
+    await mount.fs.write(handle, 0, b"content")
+    made_ns = (await mount.fs.get_attributes(ino)).mtime_ns
+    await mount.unlink(b"f")
+    assert (await mount.fs.get_attributes(ino)).mtime_ns == made_ns > 10**18
+    old = AttributeChange(mtime_ns=5 * NS_PER_S)
+    await mount.fs.set_attributes(ino, old, has_handle=True)
+    await mount.fs.write(handle, 0, b"new")
+    assert (await mount.fs.get_attributes(ino)).mtime_ns >= made_ns
+    await mount.close(handle)
+
+
+async def test_an_append_overwrites_nobody(nursery: trio.Nursery) -> None:
+    """With `conflict=last-writer`, too: it goes behind what others have appended."""
+    mount = MountBench(nursery, conflict=ConflictMode.LAST_WRITER)
+    await mount.fs.start()
+    mount.store.put_now(key_of(b"f"), b"first ")
+    handle = await mount.open(b"f", os.O_WRONLY | os.O_APPEND)
+    await mount.fs.write(handle, 0, b"ours")
+    mount.store.put_now(key_of(b"f"), b"first theirs ")
+    await mount.close(handle)
+    assert mount.stored(b"f") == b"first theirs ours"

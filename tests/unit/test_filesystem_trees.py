@@ -1,6 +1,7 @@
 """`names=tree`: directories over a store that has none."""
 
 import os
+import stat
 
 import pytest
 import trio
@@ -522,3 +523,62 @@ async def test_the_time_of_an_unlinked_file(mount: Bench) -> None:
     await mount.fs.set_attributes(ino, change, has_handle=True)
     assert (await mount.fs.get_attributes(ino)).mtime_ns == 5 * NS_PER_S
     await mount.close(handle)
+
+
+async def test_a_long_name_that_is_both(mount: Bench) -> None:
+    """Its second spelling goes on in a directory: each object is listed and reached once."""
+    names = [b"y" * 255, b"y" * 255 + b"/x", b"y" * 256, b"z" * 254, b"z" * 254 + b"/x"]
+    for name in names:
+        mount.store.put_now(key_of(name), name)
+    found: list[bytes] = []
+
+    async def walk(ino: int) -> None:
+        for name in await mount.names(ino):
+            below = await mount.fs.lookup(ino, name)
+            if stat.S_ISDIR(below.mode):
+                await walk(below.ino)
+            else:
+                opened = await mount.fs.open(below.ino, os.O_RDONLY)
+                found.append(await mount.read(opened.handle))
+                await mount.close(opened.handle)
+
+    await walk(ROOT_INO)
+    assert sorted(found) == sorted(names)
+
+
+async def test_a_file_that_is_stored_during_a_listing(mount: Bench, mock_clock: MockClock) -> None:
+    """It was unstored when the listing began, and is stored when it ends: yet it is listed."""
+    await mount.ls()
+    mock_clock.jump(2)
+    handle, _ = await mount.create(b"new")
+    listed_before = mount.listings
+    gate = trio.Event()
+
+    async def hold(call: Call) -> None:
+        if call.method == "list_objects" and mount.listings > listed_before:
+            await gate.wait()  # RADOS lists what was there at its beginning
+
+    mount.store.delay = hold
+    found: list[set[bytes]] = []
+
+    async def ls() -> None:
+        found.append(await mount.ls())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ls)
+        await wait_all_tasks_blocked()
+        await mount.close(handle)
+        gate.set()
+    assert found == [{b"new"}]
+
+
+async def test_the_time_of_a_directory(mount: Bench) -> None:
+    """In whole seconds, as it is stored; chmod, which has no effect, leaves it."""
+    await mount.mkdir(b"d")
+    found = await mount.fs.lookup(ROOT_INO, b"d")
+    change = AttributeChange(mtime_ns=5 * NS_PER_S + 123)
+    shown = await mount.fs.set_attributes(found.ino, change, has_handle=False)
+    assert shown.mtime_ns == 5 * NS_PER_S
+    await mount.write(b"d/f", b"")
+    newer = (await mount.fs.get_attributes(found.ino)).mtime_ns
+    assert newer > 10**18

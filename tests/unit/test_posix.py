@@ -272,3 +272,15 @@ async def test_a_read_only_pool(nursery: trio.Nursery) -> None:
         await change(mount, found.ino, mode=0o600)
     with pytest.raises(ReadOnly):
         await mount.fs.make_link(ROOT_INO, b"l", b"target", CREATOR)
+
+
+async def test_chmod_of_a_directory_leaves_its_time(mount: MountBench) -> None:
+    """The time of what this mount last made in it."""
+    made = await mount.fs.make_directory(ROOT_INO, b"d", CREATOR)
+    await change(mount, made.ino, mtime_ns=NS)
+    opened, _ = await mount.fs.create(made.ino, b"f", os.O_RDWR, CREATOR)
+    await mount.close(opened.handle)
+    newer = (await mount.fs.get_attributes(made.ino)).mtime_ns
+    assert newer > NS
+    await change(mount, made.ino, mode=0o700)
+    assert (await mount.fs.get_attributes(made.ino)).mtime_ns == newer
