@@ -153,13 +153,6 @@ BUGS = (
         "del self._by_ino[node.ino]",
         "pass",
     ),
-    Bug(
-        "memory",
-        "what is written does not count in the budget",
-        "cache/pagecache.py",
-        "await self._reserve(len(data))",
-        "pass",
-    ),
 )
 
 
