@@ -407,7 +407,7 @@ POSTGRES: Final = Row(
     "all balances agree, and pg_amcheck and pg_checksums find nothing",
     postgres,
     None,
-    {"scale": 10, "seconds": 120, "kills": 5},
+    {"scale": 5, "seconds": 60, "kills": 5},  # a table of scale 10 is beyond one object
 )
 ROWS = (
     POSTGRES,
