@@ -206,7 +206,8 @@ class Postgres:
 
 def is_used(directory: Path) -> bool:
     """Whether a process has its working directory there."""
-    for link in Path("/proc").glob("[0-9]*/cwd"):
+    processes = [path for path in Path("/proc").iterdir() if path.name.isdigit()]
+    for link in (path / "cwd" for path in processes):  # glob would follow it, into a dead mount
         with contextlib.suppress(OSError):
             if os.readlink(link).startswith(str(directory)):
                 return True
