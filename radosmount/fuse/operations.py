@@ -182,7 +182,7 @@ class Operations(Answering):
 
     @answers
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
-        return _file_info(await self._filesystem.open(inode, flags, ctx.pid), flags)
+        return _file_info(await self._filesystem.open(inode, flags, ctx.pid, ctx.uid), flags)
 
     @answers
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:

@@ -250,8 +250,8 @@ class Filesystem:
         self._directories.note_changed(parent)
         return self._referenced(node)
 
-    async def open(self, ino: int, flags: int, caller: int = 0) -> OpenFile:
-        """Asks the store what the object is now (close-to-open).
+    async def open(self, ino: int, flags: int, caller: int = 0, uid: int = 0) -> OpenFile:
+        """Asks the store what the object is now (close-to-open). `uid`: whose open it is.
 
         Raises: ReadOnly and AccessDenied where writing is asked for and not possible;
         StaleFile where the object is gone, so that the kernel looks the name up again.
@@ -262,7 +262,10 @@ class Filesystem:
         if _is_for_writing(flags):
             await self._pools.check_writable(node.file.key.pool_id, node.file.key.namespace)
         head = await self._objects.validate_for_open(node, caller)
-        return self._opened(node, flags, head)
+        opened = self._opened(node, flags, head)
+        # Appends go past the kernel's pages, and there it does not clear setuid bits itself.
+        self._files[opened.handle].clears_setuid = uid != 0 and bool(flags & os.O_APPEND)
+        return opened
 
     async def read(self, handle: int, offset: int, length: int) -> Buffer:
         """Fewer bytes than asked only at the end of the file."""
@@ -281,6 +284,8 @@ class Filesystem:
         old. Raises: FileTooBig; DeadlineExceeded; with `sync` the flush's error."""
         opened = self._files[handle]
         await self._cache.write(opened.file, offset, data, opened.is_append)
+        if opened.clears_setuid:
+            self._metadata.clear_setuid(opened.file)
         if self._flush_mode is FlushMode.SYNC:
             _raise_unheard(opened)
         return len(data)

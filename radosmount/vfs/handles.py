@@ -19,6 +19,7 @@ class FileHandle:
         self.node = node
         self.is_writable = is_writable
         self.is_append = is_append
+        self.clears_setuid = False  # the kernel leaves that to us
         self.head: ReadResult | None = None  # came with the look-up, for the first read
         self.ahead = HandleAhead()
         self._heard_error_count = node.file.reported_error_count

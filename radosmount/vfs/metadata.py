@@ -116,6 +116,16 @@ class Metadata:
         """The marker is made where there is none. Return what it is then. Raises: StoreError."""
         return await self._sequencer.run(marker, lambda _: self._store_of_marker(marker, change))
 
+    def clear_setuid(self, file: CachedFile) -> None:
+        """As a write by another than root does (inode(7)); stored with what it has written."""
+        mode = file.posix.mode
+        if mode is None or not self._view.has_posix or file.orphan is not None:
+            return
+        is_group_run = mode & stat.S_ISGID and mode & stat.S_IXGRP
+        cleared = mode & ~(stat.S_ISUID | (stat.S_ISGID if is_group_run else 0))
+        if cleared != mode:
+            self._cache.stage_posix(file, replace(file.posix, mode=cleared))
+
     def _stage(self, file: CachedFile, change: AttributeChange) -> None:
         if change.mtime_ns is not None:
             self._cache.set_mtime(file, change.mtime_ns)

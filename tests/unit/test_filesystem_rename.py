@@ -361,3 +361,23 @@ async def test_no_such_pool(nursery: trio.Nursery) -> None:
     """A source that names a pool that is not there does not mount."""
     with pytest.raises(MountError, match="there is no pool 'x'"):
         await started(nursery, view=ViewConfig(pool=b"x"))
+
+
+async def test_opened_while_it_is_replaced(mount: MountBench, nursery: trio.Nursery) -> None:
+    """A reader that comes when the target is being replaced has what replaces it, not ESTALE."""
+    await mount.put(b"new", b"new content")
+    mount.store.put_now(key_of(b"target"), b"old")
+    await mount.stat(b"target")
+    handles: list[int] = []
+
+    async def open_before(call: Call) -> None:
+        if call.method == "apply" and call.key == key_of(b"target"):
+            mount.store.delay = None
+            handles.append(await mount.open(b"target", os.O_RDONLY))
+
+    mount.store.delay = open_before
+    await mount.rename(b"new", b"target")
+    [handle] = handles
+    assert await mount.read(handle) == b"new content"
+    await mount.close(handle)
+    assert await mount.get(b"target") == b"new content"
