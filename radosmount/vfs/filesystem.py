@@ -262,6 +262,9 @@ class Filesystem:
         if _is_for_writing(flags):
             await self._pools.check_writable(node.file.key.pool_id, node.file.key.namespace)
         head = await self._objects.validate_for_open(node, caller)
+        while node.replaced is not None:
+            await node.replaced.wait()
+            head = await self._objects.validate_for_open(node, caller)
         opened = self._opened(node, flags, head)
         # Appends go past the kernel's pages, and there it does not clear setuid bits itself.
         self._files[opened.handle].clears_setuid = uid != 0 and bool(flags & os.O_APPEND)

@@ -108,6 +108,7 @@ class FileNode(Node):
         "has_stale_pages",
         "listed_s",
         "open_count",
+        "replaced",
         "stat_ahead",
         "stat_ahead_index",
         "stat_under_way",
@@ -118,6 +119,7 @@ class FileNode(Node):
         super().__init__()
         self.file = file
         self.open_count = 0
+        self.replaced: trio.Event | None = None  # set when a rename over its name has ended
         self.listed_s = float("-inf")  # when the kernel was last told of it by a listing
         self.has_stale_pages = False  # the kernel may hold pages of another version
         self.vouch: Vouch | None = None
@@ -129,6 +131,17 @@ class FileNode(Node):
     @property
     def identity(self) -> Identity:
         return file_identity(self.file.key)
+
+    @contextlib.contextmanager
+    def replacing(self) -> Iterator[None]:
+        """Meanwhile opens wait: who opened it now would have neither the old content, which nobody
+        has copied, nor a name. Afterwards they are told to look the name up again."""
+        self.replaced = trio.Event()
+        try:
+            yield
+        finally:
+            self.replaced.set()
+            self.replaced = None
 
     @property
     def is_in_use(self) -> bool:

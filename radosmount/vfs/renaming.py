@@ -11,13 +11,12 @@ the source is removed at the version that was copied, or else copied again.
 """
 
 import contextlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import trio
 
 from radosmount.cache.file import CachedFile
-from radosmount.cache.orphan import Orphan
 from radosmount.cache.pagecache import PageCache
 from radosmount.cache.sequencer import Sequencer
 from radosmount.cache.ticket import Progress
@@ -27,7 +26,6 @@ from radosmount.errors import (
     NoSuchEntry,
     ObjectExists,
     ObjectNotFound,
-    StoreError,
     VersionConflict,
 )
 from radosmount.store import posix
@@ -128,28 +126,15 @@ class Renaming:
             orphan, _ = await self._removal.copy_if_open(target, progress)
         file = node.file if node is not None else None
         known = _known_source(file) if file is not None else None
-        with self._nodes.changing(old, new):
+        opens_wait = contextlib.nullcontext() if target is None else target.replacing()
+        with self._nodes.changing(old, new), opens_wait:
             source, version = await self._move(old, new, file, known, may_replace, progress)
-        if target is not None:
-            if orphan is None:
-                now = replace(source, version=version)
-                orphan = await self._opened_meanwhile(target, now, progress)
-            self._removal.finish(target, orphan)
+            if target is not None:
+                self._removal.finish(target, orphan)
         if node is not None:
             self._take_name(node, new, source, version)
         else:
             self._nodes.note(old, False)
-
-    async def _opened_meanwhile(
-        self, target: FileNode, now: ObjectStat, progress: Progress
-    ) -> Orphan | None:
-        """What those have who opened the target while it was being replaced: what it is now."""
-        orphan = None
-        with contextlib.suppress(StoreError):  # it is replaced: who has it open hears of it
-            while orphan is None and target.open_count:
-                target.file.observe(now)
-                orphan, _ = await self._removal.copy_if_open(target, progress)
-        return orphan
 
     def _take_name(self, node: FileNode, key: ObjectKey, source: ObjectStat, version: int) -> None:
         """What the handles have written meanwhile stays dirty, upon the moved object."""

@@ -364,20 +364,26 @@ async def test_no_such_pool(nursery: trio.Nursery) -> None:
 
 
 async def test_opened_while_it_is_replaced(mount: MountBench, nursery: trio.Nursery) -> None:
-    """A reader that comes when the target is being replaced has what replaces it, not ESTALE."""
+    """Who opens the target while it is being replaced is told to look the name up again, as the
+    kernel does by itself: a read never is ESTALE for it."""
     await mount.put(b"new", b"new content")
     mount.store.put_now(key_of(b"target"), b"old")
-    await mount.stat(b"target")
-    handles: list[int] = []
+    ino = (await mount.stat(b"target")).ino
+    refused = trio.Event()
+
+    async def open_target() -> None:
+        with pytest.raises(StaleFile):
+            await mount.fs.open(ino, os.O_RDONLY)
+        refused.set()
 
     async def open_before(call: Call) -> None:
         if call.method == "apply" and call.key == key_of(b"target"):
             mount.store.delay = None
-            handles.append(await mount.open(b"target", os.O_RDONLY))
+            nursery.start_soon(open_target)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not refused.is_set()
 
     mount.store.delay = open_before
     await mount.rename(b"new", b"target")
-    [handle] = handles
-    assert await mount.read(handle) == b"new content"
-    await mount.close(handle)
+    await refused.wait()
     assert await mount.get(b"target") == b"new content"
