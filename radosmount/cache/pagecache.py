@@ -230,6 +230,7 @@ class PageCache:
         self.discard(file)
         file.size = size
         file.base = replace(file.base, mtime_s=mtime_s, posix=known_posix)
+        file.is_suspect = False  # the store does not count any more
 
     # Flushing
 

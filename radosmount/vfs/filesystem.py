@@ -46,6 +46,8 @@ from radosmount.vfs.xattrs import XattrCalls
 log = logging.getLogger(__name__)
 
 DIRECTORY_FRESHNESS_S: Final = 1.0
+# A read is asked for anew where the file was changed behind it, by others or a rename over it.
+READ_ATTEMPT_COUNT: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ class Filesystem:
         self._cache = PageCache(store, cache, self._sequencer, self._after_flush, spooler)
         self._ahead = ReadAhead(store, self._cache, nursery, cache.size_bytes // 8)
         self._objects = Objects(store, self._nodes, self._cache, self._sequencer, invalidate)
-        self._removal = Removal(store, self._nodes, self._cache)
+        self._removal = Removal(store, self._nodes, self._cache, self._objects)
         self._renaming = Renaming(store, self._nodes, self._cache, self._sequencer, self._removal)
         self._directories = Directories(
             store, view, self._nodes, self._pools, self._objects, nursery
@@ -277,9 +279,14 @@ class Filesystem:
         head = opened.take_head(offset, length)
         if head is not None:
             return head
-        content = await self._ahead.read(opened.ahead, node.file, offset, length)
-        if node.file.is_suspect and node.file.is_clean:
-            await self._objects.refresh(node)
+        for _ in range(READ_ATTEMPT_COUNT):
+            content = await self._ahead.read(opened.ahead, node.file, offset, length)
+            if node.replaced is not None:  # that may be of what replaces it
+                await node.replaced.wait()
+            elif node.file.is_suspect and node.file.is_clean:  # the kernel would keep it as known
+                await self._objects.refresh(node)
+            else:
+                break
         return content
 
     async def write(self, handle: int, offset: int, data: bytes) -> int:

@@ -7,6 +7,7 @@ flush finds out whether anyone else was there.
 
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final, TypeGuard
 
 import trio
@@ -221,8 +222,8 @@ class Objects:
         """A read met another version than the one we knew: hear what the object is now, and have
         the kernel drop its pages of the one before.
 
-        Only here is it told to: where the kernel itself asks, the answer tells it. A notice that
-        overtakes such an answer would have the kernel drop that, and read on with the old size.
+        Else, where the kernel itself asks, the answer tells it. A notice that overtakes such an
+        answer would have the kernel drop that, and read on with the old size.
         """
         await self.revalidate(node)
         if node.open_count:
@@ -327,13 +328,17 @@ class Objects:
         return age_s < AHEAD_FRESHNESS_S and not node.file.is_unlinked
 
     def _observe(self, node: FileNode, stat: ObjectStat) -> None:
+        if node.replaced is not None:  # that may be of what replaces it
+            return
         file = node.file
-        was_suspect = file.is_suspect
-        is_first_hearing = file.base.version == 0
-        is_changed = file.observe(stat)
+        before, was_suspect = file.base, file.is_suspect
+        is_changed = file.observe(stat) and before.version != 0
         file.heard_s = trio.current_time()
-        if (is_changed and not is_first_hearing) or was_suspect:
+        if is_changed or was_suspect:
             node.has_stale_pages = True  # the next open drops them, for every handle
+        looks_same = replace(stat, version=before.version) == before
+        if is_changed and looks_same and node.open_count:
+            self._invalidate(node.ino)  # the kernel cannot tell by what it is answered
 
     def _enter(self, key: ObjectKey, stat: ObjectStat) -> FileNode:
         node = self._nodes.find_file(key)

@@ -1,5 +1,6 @@
 """Unlinking, and what becomes of a file that is open meanwhile."""
 
+import contextlib
 from typing import Final
 
 from radosmount.cache.file import CachedFile
@@ -7,9 +8,10 @@ from radosmount.cache.orphan import Orphan
 from radosmount.cache.pagecache import PageCache
 from radosmount.cache.ticket import Progress
 from radosmount.config import MIB
-from radosmount.errors import NoSuchEntry, ObjectNotFound, VersionConflict
+from radosmount.errors import NoSuchEntry, ObjectNotFound, StaleFile, VersionConflict
 from radosmount.store.interface import AtVersion, Change, Existence, ObjectKey, Remove, Store
 from radosmount.vfs.nodes import FileNode, NodeTable
+from radosmount.vfs.objects import Objects
 
 COPY_BYTES: Final = 4 * MIB
 # Each attempt is beaten only by a foreign write in the few ms between copy and remove.
@@ -19,10 +21,11 @@ ATTEMPT_COUNT_MAX: Final = 5
 class Removal:
     """Operations of the sequencer: each runs in the turn of the object that it removes."""
 
-    def __init__(self, store: Store, nodes: NodeTable, cache: PageCache) -> None:
+    def __init__(self, store: Store, nodes: NodeTable, cache: PageCache, objects: Objects) -> None:
         self._store = store
         self._nodes = nodes
         self._cache = cache
+        self._objects = objects
 
     async def remove(self, key: ObjectKey, progress: Progress) -> None:
         """Remove the object; open handles keep the content. Raises: NoSuchEntry.
@@ -43,7 +46,7 @@ class Removal:
         """The store's bytes of an open file, and their version; None where it is not open."""
         if not node.open_count:
             return None, 0
-        return await self._copy(node.file, progress)
+        return await self._copy(node, progress)
 
     def finish(self, node: FileNode, orphan: Orphan | None) -> None:
         """The name is gone; whoever has the file open goes on with `orphan`.
@@ -90,14 +93,19 @@ class Removal:
         elif node.file.is_clean:  # looked up while the object was there
             self.finish(node, None)
 
-    async def _copy(self, file: CachedFile, progress: Progress) -> tuple[Orphan, int]:
-        """Copy what of the store's content still counts, all of one version."""
+    async def _copy(self, node: FileNode, progress: Progress) -> tuple[Orphan, int]:
+        """Copy what of the store's content still counts, all of the version that is known of it:
+        the kernel has its size, and may have pages of it."""
+        file = node.file
         for _ in range(ATTEMPT_COUNT_MAX):
             orphan = Orphan()
             version = await self._copy_once(file, orphan, progress)
-            if version is not None:
+            is_known = version in (0, file.base.version) or not file.is_clean
+            if version is not None and is_known:
                 return orphan, version
             orphan.close()
+            with contextlib.suppress(StaleFile):  # removed by someone else: so the next copy finds
+                await self._objects.refresh(node)
         raise VersionConflict(f"{file.key.name!r} is being changed again and again")
 
     async def _copy_once(self, file: CachedFile, orphan: Orphan, progress: Progress) -> int | None:

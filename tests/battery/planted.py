@@ -60,7 +60,7 @@ BUGS = (
         "pass",
     ),
     Bug(
-        "mounts-guarded",
+        "mounts-appends",
         "an append is not put behind those of others, but over them",
         "cache/file.py",
         "delta = base.size - start",

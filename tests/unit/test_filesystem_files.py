@@ -67,6 +67,16 @@ async def test_foreign_change_of_open_file_is_seen(mount: MountBench) -> None:
     assert mount.invalidated == [ino]
 
 
+async def test_foreign_change_that_looks_the_same(mount: MountBench) -> None:
+    """Of the same size and second: the kernel, which has pages of it, is told to drop them."""
+    mount.store.put_now(key_of(b"f"), b"abc")
+    handle = await mount.open(b"f", os.O_RDONLY)
+    mount.store.put_now(key_of(b"f"), b"xyz")
+    ino = (await mount.stat(b"f")).ino
+    assert mount.invalidated == [ino]
+    await mount.close(handle)
+
+
 @FAILS
 async def test_no_silent_overwrite(mount: MountBench) -> None:
     """A close onto an object that someone else changed is ESTALE and overwrites nothing."""

@@ -387,3 +387,47 @@ async def test_opened_while_it_is_replaced(mount: MountBench, nursery: trio.Nurs
     await mount.rename(b"new", b"target")
     await refused.wait()
     assert await mount.get(b"target") == b"new content"
+
+
+async def test_read_while_it_is_replaced(mount: MountBench, nursery: trio.Nursery) -> None:
+    """Who has the target open goes on with what it was, in content and size, though RADOS has the
+    new one already; a stat or a look-up in that moment does not learn of it."""
+    await mount.put(b"target", b"the old content")
+    await mount.put(b"new", b"new")
+    handle = await mount.open(b"target", os.O_RDONLY)
+    ino = (await mount.stat(b"target")).ino
+    found: list[bytes] = []
+
+    async def read() -> None:
+        found.append(await mount.read(handle))
+
+    async def look_before(call: Call) -> None:
+        if removes(call):  # the target is replaced by then, and the rename not over
+            mount.store.delay = None
+            nursery.start_soon(read)
+            await mount.stat(b"target")
+            await mount.fs.get_attributes(ino)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not found
+
+    mount.store.delay = look_before
+    await mount.rename(b"new", b"target")
+    await trio.testing.wait_all_tasks_blocked()
+    assert found == [b"the old content"]
+    assert (await mount.fs.get_attributes(ino)).size == len(b"the old content")
+    await mount.close(handle)
+    assert await mount.get(b"target") == b"new"
+
+
+async def test_replaced_after_someone_else_has(mount: MountBench) -> None:
+    """Who has it open goes on with what the other client made of it: whole, and known as that."""
+    mount.store.put_now(key_of(b"target"), b"old")
+    await mount.put(b"new", b"new content")
+    handle = await mount.open(b"target", os.O_RDONLY)
+    ino = (await mount.stat(b"target")).ino
+    mount.store.put_now(key_of(b"target"), b"of someone else, and longer")
+    await mount.rename(b"new", b"target")
+    assert await mount.read(handle) == b"of someone else, and longer"
+    assert (await mount.fs.get_attributes(ino)).size == len(b"of someone else, and longer")
+    assert mount.invalidated == [ino]
+    await mount.close(handle)

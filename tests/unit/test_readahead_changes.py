@@ -63,6 +63,25 @@ async def test_never_backwards(mount: ReadBench) -> None:
     assert await mount.read(handle, 3 * STEP, STEP) == OTHER[3 * STEP : 4 * STEP]
 
 
+async def test_an_answer_that_comes_late(mount: ReadBench, nursery: trio.Nursery) -> None:
+    """The kernel would keep it as what the file is by then: it is asked for anew."""
+    mount.store.put_now(key_of(b"f"), CONTENT)
+    handle, found = await mount.open(b"f"), list[bytes]()
+    mount.store.reply = trio.Event()
+
+    async def read() -> None:
+        found.append(await mount.read(handle, 0, 2 * STEP))
+
+    nursery.start_soon(read)
+    await wait_all_tasks_blocked()
+    mount.store.put_now(key_of(b"f"), OTHER)
+    other = await mount.open(b"f")
+    mount.store.reply.set()
+    await wait_all_tasks_blocked()
+    assert found == [OTHER[: 2 * STEP]]
+    await mount.close(other)
+
+
 async def test_a_suspect_file_is_not_read_from_chunks(mount: ReadBench) -> None:
     """Until it is known what the object is now, the store is asked."""
     handle = await mount.begin()
