@@ -237,8 +237,9 @@ class Game:
             path = self.mounts[writer % MOUNT_COUNT].path
             words = [work, str(path), str(writer), seed, str(seconds)]
             command = [sys.executable, "-m", "tests.battery.mounts", *words]
-            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-            processes.append(subprocess.Popen(command, **pipes, text=True))
+            processes.append(
+                subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            )
         try:
             said = [process.communicate(timeout=seconds + WAIT_S) for process in processes]
         finally:
