@@ -85,12 +85,12 @@ BOUNDS: Final[dict[str, str]] = {
     " (the kernel looks the name up first), where ceph-fuse's MDS answers from its memory.",
     "create-8": "The kernel holds the directory's lock over open(2) with O_CREAT: a stat and an"
     " exclusive create in a row, for one file at a time, however many threads ask.",
-    "xattr-set": "Beside the write, a stat: the kernel asks for the file's mode, and keeps no"
-    " attributes of a listed name, whose open would come without a look-up.",
+    "xattr-set": "One round trip and one request, whose two sides wake each other; then Python:"
+    " librados's row is the same round trip on one thread.",
     "replace": "Six round trips in a row, four of them acknowledged writes as in librados's row,"
     " two for the look-ups that rename(2) begins with; ceph-fuse renames in its MDS.",
-    "unlink": "One round trip, and two requests: after each change in a directory the kernel asks"
-    " for its attributes anew. Both sides of a request wake the other.",
+    "unlink": "One round trip and one request, whose two sides wake each other; then Python:"
+    " librados's row is the same round trip on one thread.",
     "getattr": "A profile has two thirds of it in the kernel: poll(2), read(2) and writev(2) of"
     " the device, the last of which wakes the caller; Python has a quarter.",
 }

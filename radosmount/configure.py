@@ -24,7 +24,10 @@ ATOMIC_MAX_BYTES: Final = 90 * MIB  # RADOS takes 90 MiB in one operation (osd_m
 CACHE_SHARE_MAX: Final = 4  # a file that goes out whole holds at most a quarter of the cache
 CACHE_SIZE_MIN_BYTES: Final = 4 * MIB  # four of the kernel's writes: enough to work at all
 # Whatever is asked: no object of a shared store becomes a way to another user's rights.
-FORCED: Final = frozenset({"nosuid", "nodev", "default_permissions", "subtype=radosmount"})
+FORCED: Final = frozenset({"nosuid", "nodev", "subtype=radosmount"})
+# Where others than root may get in, the kernel holds them to the modes. Root it would hold to
+# nothing, and yet ask for a directory's mode after each change in it, and a file's before others.
+HELD_TO_MODES: Final = frozenset({"default_permissions"})
 
 ROOT_SPOOL_DIRECTORY: Final = "/var/lib/radosmount/spool"
 
@@ -146,7 +149,7 @@ def build(base: Config, settings: Settings) -> Config:
         }
         settings = modes | settings
     settings["cache.atomic_max_bytes"] = atomic_max(base.cache, settings)
-    settings["fuse.options"] = libfuse_options(settings)
+    settings["fuse.options"] = libfuse_options(settings, base.view.uid)
     sections: dict[str, dict[str, Any]] = {}
     for path, value in settings.items():
         section, _, field = path.partition(".")
@@ -175,13 +178,15 @@ def atomic_max(base: CacheConfig, settings: Settings) -> int:
     return asked
 
 
-def libfuse_options(settings: Settings) -> frozenset[str]:
+def libfuse_options(settings: Settings, mounting_uid: int) -> frozenset[str]:
     source = str(settings["fuse.source"]).replace("\\", r"\\").replace(",", r"\,")
     passed = settings.get("fuse.options", frozenset())
     assert isinstance(passed, frozenset)
     options: frozenset[str] = FORCED | {f"fsname={source}"} | passed
     if settings.get("fuse.allow_other"):
         options |= {"allow_other"}
+    if settings.get("fuse.allow_other") or mounting_uid != 0:
+        options |= HELD_TO_MODES
     return options | {"ro" if settings.get("view.is_read_only") else "rw"}
 
 

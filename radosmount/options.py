@@ -218,9 +218,10 @@ IGNORED: Final = frozenset((
     "strictatime", "nostrictatime", "lazytime", "nolazytime", "iversion", "noiversion", "mand",
     "nomand", "silent", "loud", "dirsync", "exec", "dev", "nodev", "suid", "nosuid", "auto",
     "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev",
-    "default_permissions", "nonempty",
+    "nonempty",
 ))  # fmt: skip
-PASSED: Final = frozenset({"noatime", "noexec", "auto_unmount"})  # to libfuse, as they are
+# To libfuse, as they are.
+PASSED: Final = frozenset({"noatime", "noexec", "auto_unmount", "default_permissions"})
 IGNORED_PREFIXES: Final = ("x-", "X-", "comment=", "user=", "helper=", "uhelper=")
 
 

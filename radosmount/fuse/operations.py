@@ -162,6 +162,12 @@ class Operations(Answering):
         return entry_attributes(await self._filesystem.set_attributes(inode, change, has_handle))
 
     @answers
+    async def access(self, inode: InodeT, mode: ModeT, ctx: RequestContext) -> bool:
+        """Asked on mounts that are root's alone; else the kernel goes by the modes."""
+        await self._filesystem.check_access(inode, mode)
+        return True
+
+    @answers
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
         return statvfs_data(await self._filesystem.space())
 

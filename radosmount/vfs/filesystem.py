@@ -23,6 +23,7 @@ from radosmount.cache.sequencer import Sequencer
 from radosmount.cache.spool import Spool, Spooler
 from radosmount.config import CacheConfig, FlushMode, ViewConfig
 from radosmount.errors import (
+    AccessDenied,
     CrossPool,
     EntryExists,
     InvalidCall,
@@ -199,6 +200,21 @@ class Filesystem:
         elif isinstance(node, DirectoryNode):
             await self._directories.refresh(node)
         return self._attributes(node, self._freshness_s(node, has_looked_up=False))
+
+    async def check_access(self, ino: int, mask: int) -> None:
+        """access(2), and chdir(2), by root. `mask`: os.R_OK and so on.
+
+        Raises: AccessDenied for the execution of a file that nobody may execute, and for writing
+        without the caps; ReadOnly.
+        """
+        node = self._nodes[ino]
+        if mask & os.W_OK and isinstance(node, FileNode | DirectoryNode):
+            place = node.file.key if isinstance(node, FileNode) else node.place
+            await self._pools.check_writable(place.pool_id, place.namespace)
+        if mask & os.X_OK and isinstance(node, FileNode):
+            mode = (await self.get_attributes(ino)).mode
+            if stat.S_ISREG(mode) and not mode & 0o111:
+                raise AccessDenied(f"inode {ino} has no mode bit for it")
 
     async def set_attributes(
         self, ino: int, change: AttributeChange, has_handle: bool

@@ -422,6 +422,8 @@ def test_modes_of_the_mount(
         for path, mode in ((file, file_mode), (file.parent, directory_mode)):
             found = path.stat()
             assert stat.S_IMODE(found.st_mode) == mode
+            assert os.access(path, os.R_OK | os.W_OK)
+            assert os.access(path, os.X_OK) == bool(mode & 0o111 or path.is_dir())
             assert (found.st_uid, found.st_gid) == (uid, gid)
 
 

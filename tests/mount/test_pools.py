@@ -42,6 +42,9 @@ def test_a_client_that_may_only_read(
         for operation in read_only_refusals(path):
             with fails(errno.EACCES):
                 operation()
+        assert os.access(path, os.R_OK)
+        assert not os.access(path, os.W_OK)
+        assert not os.access(directory, os.W_OK)
         for words in (["ls", "-la"], ["df"], ["find"], ["stat"]):
             result = subprocess.run([*words, mount.path], capture_output=True, timeout=60)
             assert (result.returncode, result.stderr) == (0, b"")
@@ -77,7 +80,9 @@ def test_pools_of_others(application: str, root: Path, lab: Lab, name: str) -> N
     for operation in read_only_refusals(path):
         with fails(errno.EROFS):
             operation()
+    assert not os.access(path, os.W_OK)
     with mounted(lab, f"ceph:{pool}") as mount:
+        assert os.access(mount.path / "object", os.W_OK)
         (mount.path / "object").write_bytes(b"by source")
     assert path.read_bytes() == b"by source"
     with mounted(lab, "ceph:", f"rw_pools=other:{pool}") as mount:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from radosmount.config import KIB, MIB, Config, ConflictMode, FlushMode
+from radosmount.config import KIB, MIB, Config, ConflictMode, FlushMode, ViewConfig
 from radosmount.configure import configure, parse_source
 from radosmount.errors import UsageError
 from radosmount.options import OPTIONS, parse_size, show_size, split_options
@@ -84,9 +84,26 @@ def test_what_mount_adds_is_accepted() -> None:
         "x-systemd.automount", "comment=mine", "dev", "suid",
     )  # fmt: skip
     assert config.fuse.options == {
-        "fsname=ceph:", "subtype=radosmount", "default_permissions", "nosuid", "nodev", "rw",
-        "noatime", "noexec",
+        "fsname=ceph:", "subtype=radosmount", "nosuid", "nodev", "rw", "noatime", "noexec",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("uid", "items", "is_held"),
+    [
+        (0, [], False),
+        (0, ["uid=1000"], False),  # the files are theirs, the mount is root's alone
+        (0, ["allow_other"], True),
+        (0, ["default_permissions"], True),
+        (1000, [], True),
+        (1000, ["uid=0"], True),
+    ],
+)
+def test_who_is_held_to_the_modes(uid: int, items: list[str], is_held: bool) -> None:
+    """All but root on a mount that nobody else may enter."""
+    base = Config(view=ViewConfig(uid=uid))
+    options = configure(base, "ceph:", items, (), {}).fuse.options
+    assert ("default_permissions" in options) == is_held
 
 
 def test_later_options_win() -> None:
