@@ -4,6 +4,7 @@ Signatures are pyfuse3's. What its documents do not say (see docs/decisions): O_
 open; READ and WRITE tell the handle only; setxattr's flags are checked before it calls.
 """
 
+import contextlib
 import errno
 import logging
 import os
@@ -188,7 +189,10 @@ class Operations(Answering):
 
     @answers
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
-        return _file_info(await self._filesystem.open(inode, flags, ctx.pid, ctx.uid), flags)
+        opened = await self._filesystem.open(inode, flags, ctx.pid, ctx.uid)
+        if not opened.keeps_attributes:
+            _forget_attributes(inode)
+        return _file_info(opened, flags)
 
     @answers
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
@@ -272,6 +276,12 @@ def _attribute_change(attr: EntryAttributes, fields: SetattrFields) -> Attribute
         uid=attr.st_uid if fields.update_uid else None,
         gid=attr.st_gid if fields.update_gid else None,
     )
+
+
+def _forget_attributes(inode: InodeT) -> None:
+    """The kernel does this at once, and waits for nothing of ours, as it would for pages."""
+    with contextlib.suppress(FileNotFoundError):  # it has forgotten the inode by itself
+        pyfuse3.invalidate_inode(inode, attr_only=True)
 
 
 def _file_info(opened: OpenFile, flags: int) -> FileInfo:

@@ -256,11 +256,11 @@ class Directories:
             return self._opened(ino, tree_entries(self._tree(node.place), node.place, node.path))
         return self._opened(ino, self._object_entries(node))
 
-    def listed_node(self, opened: OpenDirectory, entry: DirectoryEntry) -> Node:
-        """The inode of an entry that was listed."""
+    def listed_node(self, opened: OpenDirectory, entry: DirectoryEntry, is_told: bool) -> Node:
+        """The inode of an entry that was listed. `is_told`: with its attributes."""
         if isinstance(entry.target, ObjectKey):
             node = self._objects.known(entry.target)
-            if node.stat_ahead is not opened.stat_ahead:
+            if not is_told and node.stat_ahead is not opened.stat_ahead:
                 opened.stat_ahead.add(node)
             return node
         if isinstance(entry.target, ObjectPlace):
@@ -425,7 +425,9 @@ class Directories:
     def _opened(self, ino: int, batches: AsyncIterator[list[DirectoryEntry]]) -> OpenDirectory:
         listing = Listing(batches)
         stat_ahead = StatAhead(self._nursery, self._objects.revalidate)
-        look_ahead = LookAhead(self._store, listing, self._objects.enter_listed)
+        look_ahead = LookAhead(
+            self._store, listing, self._nursery, self._objects.enter_listed, self._has_posix
+        )
         return OpenDirectory(ino, listing, stat_ahead, look_ahead)
 
     def _object_entries(self, node: DirectoryNode) -> AsyncGenerator[list[DirectoryEntry], None]:

@@ -53,10 +53,12 @@ READ_ATTEMPT_COUNT: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class OpenFile:
-    """`keeps_pages`: what the kernel has cached of the file is what the store has."""
+    """`keeps_pages`: what the kernel has cached of the file is what the store has.
+    `keeps_attributes`: so may be the attributes that it was told."""
 
     handle: int
     keeps_pages: bool
+    keeps_attributes: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,11 +361,15 @@ class Filesystem:
         """The entry of that number; None behind the last. `take_entry` must follow."""
         opened = self._open_directories[handle]
         while (entry := await opened.listing.entry(index)) is not None:
-            if self._view.has_posix and not await opened.look_ahead.has(entry, index):
+            is_asked_for = self._view.has_posix or opened.stat_ahead.is_for_most
+            if is_asked_for and not await opened.look_ahead.has(entry, index):
                 index += 1  # removed since it was listed
                 continue
-            node = self._directories.listed_node(opened, entry)
-            return ListedEntry(entry.name, self._attributes(node), index + 1)
+            node = self._directories.listed_node(opened, entry, is_asked_for)
+            valid_s = 0.0
+            if is_asked_for and isinstance(node, FileNode):
+                valid_s = self._objects.freshness_s(node, has_looked_up=True)
+            return ListedEntry(entry.name, self._attributes(node, valid_s), index + 1)
         return None
 
     async def bare_names(self, handle: int, index: int) -> Iterator[BareName] | None:
@@ -484,7 +490,8 @@ class Filesystem:
         node.open_count += 1
         node.file.writer_count += is_writable
         keeps_pages, node.has_stale_pages = not node.has_stale_pages, False
-        return OpenFile(self._files.add(opened), keeps_pages)
+        keeps_attributes = node.shown_version in (None, node.file.base.version)
+        return OpenFile(self._files.add(opened), keeps_pages, keeps_attributes)
 
     async def _truncate(self, node: FileNode, size: int, has_handle: bool) -> None:
         file = node.file

@@ -106,9 +106,9 @@ class FileNode(Node):
         "fetched_ahead_s",
         "file",
         "has_stale_pages",
-        "listed_s",
         "open_count",
         "replaced",
+        "shown_version",
         "stat_ahead",
         "stat_ahead_index",
         "stat_under_way",
@@ -120,7 +120,7 @@ class FileNode(Node):
         self.file = file
         self.open_count = 0
         self.replaced: trio.Event | None = None  # set when a rename over its name has ended
-        self.listed_s = float("-inf")  # when the kernel was last told of it by a listing
+        self.shown_version: int | None = None  # of the attributes that the kernel may keep
         self.has_stale_pages = False  # the kernel may hold pages of another version
         self.vouch: Vouch | None = None
         self.stat_ahead: StatAhead | None = None  # of the last listing that had it

@@ -49,8 +49,6 @@ OPEN_FRESHNESS_S: Final = 1.0
 # The kernel keeps listed names so long. An open of one comes without a look-up, so nothing that
 # the kernel keeps of the file may be older.
 LISTED_NAME_FRESHNESS_S: Final = 1.0
-# Between our clock and the kernel's, which starts when it reads the reply.
-CLOCK_MARGIN_S: Final = 0.25
 # The kernel looks a path up for every open(2) and stat(2) of a name that it does not keep, in
 # the thread that then sends OPEN or GETATTR: one stat answers both.
 LOOKUP_FRESHNESS_S: Final = 0.05
@@ -126,11 +124,13 @@ class Objects:
             return now  # made here while we asked
         return self._enter(key, stat)
 
-    def enter_listed(self, key: ObjectKey, stat: ObjectStat | None) -> bool:
+    def enter_listed(self, key: ObjectKey, stat: ObjectStat | None, asked_s: float) -> bool:
         """Take over what was heard of an object that is being listed. Without a stat: whether
         nobody needs to be asked, since the file has changes that the store does not know."""
         if stat is not None:
-            self._enter(key, stat)
+            known = self._nodes.find_file(key)
+            heard_s = known.file.heard_s if known is not None else asked_s
+            self._enter(key, stat).file.heard_s = max(heard_s, asked_s)
             return True
         node = self._nodes.find_file(key)
         return node is not None and not node.file.is_clean
@@ -142,25 +142,24 @@ class Objects:
             node = FileNode(CachedFile(key, ObjectStat(size=0, mtime_s=0, version=0)))
             self._nodes.add(node)
         node.vouch = None  # the kernel keeps a listed name: an open may come without a look-up
-        node.listed_s = trio.current_time()
         return node
 
     def freshness_s(self, node: FileNode, has_looked_up: bool) -> float:
         """How long the kernel may answer from the attributes as they are, now that it has asked.
 
         It looks a name up for every stat(2) and open(2), unless it was listed: so what it keeps
-        of a look-up answers only for descriptors, as GETATTR would.
+        of a look-up answers only for descriptors, as GETATTR would. An open that finds another
+        version than `shown_version` has it forget them.
         """
-        now_s = trio.current_time()
-        may_keep = has_looked_up or node.open_count > 0
-        if not may_keep or now_s - node.listed_s < LISTED_NAME_FRESHNESS_S + CLOCK_MARGIN_S:
-            return 0.0
         file = node.file
+        if not (has_looked_up or node.open_count):
+            return 0.0
         if file.is_suspect or file.unstored_byte_count:  # the flush of an append may move it
             return 0.0
+        node.shown_version = file.base.version
         if not file.is_clean or file.orphan is not None:
             return OPEN_FRESHNESS_S
-        return max(file.heard_s + OPEN_FRESHNESS_S - now_s, 0.0)
+        return max(file.heard_s + OPEN_FRESHNESS_S - trio.current_time(), 0.0)
 
     def is_fresh(self, node: FileNode) -> bool:
         """Whether fstat(2) may answer from what the inode shows: most often it may."""

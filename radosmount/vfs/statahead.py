@@ -32,7 +32,7 @@ class StatAhead:
         self._revalidate = revalidate
         self._nodes: list[weakref.ref[FileNode]] = []  # the kernel may forget them meanwhile
         self._asked_index = -1
-        self.has_been_asked = False  # for any of its files
+        self._asked_count = 0
         self._window_count = 0
         self._next_index = 0
         self._end_index = 0
@@ -43,9 +43,19 @@ class StatAhead:
         node.stat_ahead, node.stat_ahead_index = self, len(self._nodes)
         self._nodes.append(weakref.ref(node))
 
+    @property
+    def has_been_asked(self) -> bool:
+        """For any of its files."""
+        return self._asked_count > 0
+
+    @property
+    def is_for_most(self) -> bool:
+        """Whether who lists asks for what is listed, as far as it has been listed."""
+        return 2 * self._asked_count > len(self._nodes)
+
     def note_asked(self, index: int) -> None:
         """The kernel asks for a file; if that is in order, go ahead of it."""
-        self.has_been_asked = True
+        self._asked_count += 1
         step = index - self._asked_index
         self._asked_index = index
         if not 0 <= step <= SKIPPED_COUNT_MAX:

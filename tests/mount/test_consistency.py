@@ -1,5 +1,6 @@
 """Several mounts, and other clients of the cluster, on one object."""
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -107,6 +108,28 @@ def test_growth_elsewhere_after_stat(file: Path, objects: rados.Ioctx) -> None:
         objects.append(file.name, b"%07d" % number)
         with opened(file, os.O_RDONLY) as descriptor:
             assert len(os.read(descriptor, 100_000)) == size
+
+
+def test_growth_elsewhere_after_a_listing(lab: Lab, namespace: str, cluster: rados.Rados) -> None:
+    """What `ls -l` was told with the names is kept for a second, but no open goes by it."""
+    with (
+        contextlib.closing(cluster.open_ioctx(SHARED_POOL)) as objects,
+        contextlib.ExitStack() as stack,
+    ):
+        objects.set_namespace(namespace)
+        for number in range(300):
+            objects.write_full(f"file-{number:03}", b"before")
+        mount = stack.enter_context(mounted(lab, f"ceph:{SHARED_POOL}/{namespace}"))
+        for _ in range(20):
+            with os.scandir(mount.path) as entries:
+                listed = [(entry.path, entry.stat(follow_symlinks=False)) for entry in entries]
+            assert len(listed) == 300
+            for path, found in listed[-3:]:
+                content = b"x" * (found.st_size + 1000)
+                objects.write_full(os.path.basename(path), content)
+                with opened(Path(path), os.O_RDONLY) as descriptor:
+                    assert os.fstat(descriptor).st_size == len(content)
+                    assert os.read(descriptor, 100_000) == content
 
 
 def test_growth_elsewhere_of_an_open_file(file: Path, objects: rados.Ioctx) -> None:

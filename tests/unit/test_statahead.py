@@ -6,12 +6,13 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from radosmount.errors import NoSuchEntry, StoreFailure
+from radosmount.errors import NoSuchEntry, StoreFailure, TimedOut
 from radosmount.store.memory import Call
+from radosmount.vfs.attributes import Attributes
 from radosmount.vfs.filesystem import ListedEntry
 from radosmount.vfs.nodes import ROOT_INO
 from tests.support.mounts import MountBench
-from tests.support.stores import key_of
+from tests.support.stores import is_call, key_of
 
 CALLER, OTHER = 4711, 4712
 
@@ -37,6 +38,13 @@ class Bench(MountBench):
             entries.append(entry)
         await self.fs.release_directory(directory)
         return entries
+
+    async def take(self, directory: int, index: int) -> Attributes:
+        """Of the entry of that number, which must be there."""
+        entry = await self.fs.list_entry(directory, index)
+        assert entry is not None
+        self.fs.take_entry(entry, is_taken=True)
+        return entry.attributes
 
 
 @pytest.fixture
@@ -114,8 +122,8 @@ async def test_stats_go_ahead_of_ls_l(mount: Bench) -> None:
 
 
 async def test_an_open_does_not_trust_the_listing(mount: Bench) -> None:
-    """Listing a directory asks for no file; stat of what was just listed (`ls -l`) may be a
-    second old, an open never is."""
+    """Listing a directory asks for no file until who lists it does; stat of what was just listed
+    (`ls -l`) may be a second old, an open never is."""
     for number in range(20):
         mount.store.put_now(key_of(b"%02d" % number), b"old")
     entries = await mount.list()
@@ -232,19 +240,69 @@ async def test_how_long_the_kernel_may_keep_attributes(mount: Bench, mock_clock:
     assert (await mount.fs.get_attributes(ROOT_INO)).valid_s > 0
 
 
-async def test_a_listed_name_forbids_keeping_attributes(
-    mount: Bench, mock_clock: MockClock
-) -> None:
-    """An open of a name that the kernel keeps comes without a look-up."""
+async def test_an_open_that_finds_another_version(mount: Bench) -> None:
+    """The kernel, which may open a listed name without looking it up, forgets what it was told;
+    else it may go on with that."""
     mount.store.put_now(key_of(b"f"), b"abc")
-    found = await mount.fs.lookup(ROOT_INO, b"f", CALLER)
-    await mount.fs.open(found.ino, os.O_RDONLY, CALLER)
-    (listed,) = await mount.list()
-    assert listed.attributes.valid_s == 0.0
-    assert (await mount.fs.get_attributes(found.ino)).valid_s == 0.0
-    assert (await mount.fs.lookup(ROOT_INO, b"f", CALLER)).valid_s == 0.0
-    mock_clock.jump(1.5)
-    assert (await mount.fs.get_attributes(found.ino)).valid_s > 0.0
+    ino = (await mount.fs.lookup(ROOT_INO, b"f", CALLER)).ino
+    assert (await mount.fs.open(ino, os.O_RDONLY, CALLER)).keeps_attributes
+    assert (await mount.fs.open(ino, os.O_RDONLY, OTHER)).keeps_attributes
+    await mount.list()
+    mount.store.put_now(key_of(b"f"), b"longer")
+    assert not (await mount.fs.open(ino, os.O_RDONLY, OTHER)).keeps_attributes
+    await mount.fs.lookup(ROOT_INO, b"f", CALLER)
+    assert (await mount.fs.open(ino, os.O_RDONLY, CALLER)).keeps_attributes
+
+
+async def test_attributes_come_with_names(mount: Bench, mock_clock: MockClock) -> None:
+    """Once who lists has asked for what was listed so far, as `ls -l` does, the rest is listed as
+    the store has it, asked for once; for who has not, nothing is."""
+    for number in range(1000):
+        mount.store.put_now(key_of(b"%03d" % number), b"x" * number)
+    assert all(entry.attributes.valid_s == 0.0 for entry in await mount.list())
+    assert not mount.statted
+    directory = mount.fs.open_directory(ROOT_INO)
+    for index in range(1000):
+        told = await mount.take(directory, index)
+        if told.valid_s == 0.0:
+            told = await mount.fs.get_attributes(told.ino)
+        assert told.size == index
+        mock_clock.jump(0.001)
+    assert told.valid_s > 0.4
+    assert len(mount.statted) == len(set(mount.statted)) == 1000
+    await mount.fs.release_directory(directory)
+
+
+async def test_who_asks_for_few_is_not_told_of_all(mount: Bench) -> None:
+    """As find does, which asks only for what it takes for a directory, or that matches."""
+    for number in range(300):
+        mount.store.put_now(key_of(b"%03d" % number), b"x")
+    directory = mount.fs.open_directory(ROOT_INO)
+    for index in range(300):
+        listed = await mount.take(directory, index)
+        assert listed.valid_s == 0.0
+        if index in (10, 150):
+            await mount.fs.get_attributes(listed.ino)
+    assert len(mount.statted) == 2
+    await mount.fs.release_directory(directory)
+
+
+async def test_a_listing_goes_on_where_nothing_can_be_asked(mount: Bench) -> None:
+    """What cannot be told with the names is left to who asks for the file; nothing is asked for
+    in vain any more."""
+    for number in range(600):
+        mount.store.put_now(key_of(b"%03d" % number), b"x")
+    directory = mount.fs.open_directory(ROOT_INO)
+    for index in range(600):
+        if index == 200:
+            for _ in range(600):
+                mount.store.fail_next(TimedOut("injected"), is_call("stat"))
+        listed = await mount.take(directory, index)
+        if index < 100:
+            await mount.fs.get_attributes(listed.ino)
+    assert listed.valid_s == 0.0
+    assert len(mount.statted) < 600
+    await mount.fs.release_directory(directory)
 
 
 async def test_unstored_bytes_forbid_keeping_attributes(mount: Bench) -> None:
