@@ -331,8 +331,7 @@ class MemoryStore:
         return state
 
     def _stat(self, item: MemoryObject) -> ObjectStat:
-        value = item.xattrs.get(posix.XATTR) if self._has_posix else None
-        brought = None if value is None else posix.decode(value)
+        brought = posix.kept_in(item.xattrs) if self._has_posix else None
         return ObjectStat(len(item.data), item.mtime_s, item.version, posix=brought)
 
     def _found(self, key: ObjectKey) -> MemoryObject:

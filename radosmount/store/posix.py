@@ -9,6 +9,7 @@ xattr, so what cannot be read counts as not there.
 
 import re
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -74,6 +75,12 @@ def encode(posix: Posix) -> bytes:
     if posix.target is not None:
         fields.append(b"target=" + posix.target)
     return b" ".join(fields)
+
+
+def kept_in(xattrs: Mapping[bytes, bytes]) -> Posix | None:
+    """What the xattrs of an object say; None where it has none of ours."""
+    value = xattrs.get(XATTR)
+    return None if value is None else decode(value)
 
 
 def decode(value: bytes) -> Posix:

@@ -10,8 +10,8 @@ renew: no locks, no watches, and every version is compared where it counts.
 
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Mapping
-from typing import Final
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from typing import Any, Final, TypeVar
 
 import trio
 
@@ -32,6 +32,8 @@ from radosmount.store.interface import (
 from radosmount.store.rados.store import RadosStore, open_rados_store
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Between two attempts: at once at first, since most often the second connection is let in.
 RETRY_DELAY_S_MIN: Final = 0.1
@@ -70,69 +72,40 @@ class LastingStore:
     def cluster_id(self) -> str:
         return self._connection.cluster_id
 
-    async def stat(self, key: ObjectKey) -> ObjectStat:
-        connection = self._connection
-        try:
-            return await connection.stat(key)
-        except Disconnected:
-            await self._wait_for_another(connection)
-            return await self._connection.stat(key)
+    def stat(self, key: ObjectKey) -> Coroutine[Any, Any, ObjectStat]:
+        return self._ask(lambda connection: connection.stat(key))
 
-    async def read(self, key: ObjectKey, offset: int, length: int) -> ReadResult:
-        connection = self._connection
-        try:
-            return await connection.read(key, offset, length)
-        except Disconnected:
-            await self._wait_for_another(connection)
-            return await self._connection.read(key, offset, length)
+    def read(self, key: ObjectKey, offset: int, length: int) -> Coroutine[Any, Any, ReadResult]:
+        return self._ask(lambda connection: connection.read(key, offset, length))
 
-    async def stat_and_read(self, key: ObjectKey, length: int) -> tuple[ObjectStat, ReadResult]:
-        connection = self._connection
-        try:
-            return await connection.stat_and_read(key, length)
-        except Disconnected:
-            await self._wait_for_another(connection)
-            return await self._connection.stat_and_read(key, length)
+    def stat_and_read(
+        self, key: ObjectKey, length: int
+    ) -> Coroutine[Any, Any, tuple[ObjectStat, ReadResult]]:
+        return self._ask(lambda connection: connection.stat_and_read(key, length))
 
-    async def inspect(self, key: ObjectKey, length: int) -> Inspection:
-        connection = self._connection
-        try:
-            return await connection.inspect(key, length)
-        except Disconnected:
-            await self._wait_for_another(connection)
-            return await self._connection.inspect(key, length)
+    def inspect(self, key: ObjectKey, length: int) -> Coroutine[Any, Any, Inspection]:
+        return self._ask(lambda connection: connection.inspect(key, length))
 
-    async def get_xattrs(self, key: ObjectKey) -> Xattrs:
-        connection = self._connection
-        try:
-            return await connection.get_xattrs(key)
-        except Disconnected:
-            await self._wait_for_another(connection)
-            return await self._connection.get_xattrs(key)
+    def get_xattrs(self, key: ObjectKey) -> Coroutine[Any, Any, Xattrs]:
+        return self._ask(lambda connection: connection.get_xattrs(key))
 
-    async def get_omap(self, key: ObjectKey) -> Mapping[bytes, bytes]:
-        connection = self._connection
-        try:
-            return await connection.get_omap(key)
-        except Disconnected:
-            await self._wait_for_another(connection)
-            return await self._connection.get_omap(key)
+    def get_omap(self, key: ObjectKey) -> Coroutine[Any, Any, Mapping[bytes, bytes]]:
+        return self._ask(lambda connection: connection.get_omap(key))
 
-    async def probe_read(self, pool_id: int, namespace: bytes) -> None:
-        connection = self._connection
-        try:
-            await connection.probe_read(pool_id, namespace)
-        except Disconnected:
-            await self._wait_for_another(connection)
-            await self._connection.probe_read(pool_id, namespace)
+    def probe_read(self, pool_id: int, namespace: bytes) -> Coroutine[Any, Any, None]:
+        return self._ask(lambda connection: connection.probe_read(pool_id, namespace))
 
-    async def probe_write(self, pool_id: int, namespace: bytes) -> None:
+    def probe_write(self, pool_id: int, namespace: bytes) -> Coroutine[Any, Any, None]:
+        return self._ask(lambda connection: connection.probe_write(pool_id, namespace))
+
+    async def _ask(self, ask: Callable[[RadosStore], Awaitable[T]]) -> T:
+        """This connection, and where that turns out to be cut off, once the next."""
         connection = self._connection
         try:
-            await connection.probe_write(pool_id, namespace)
+            return await ask(connection)
         except Disconnected:
             await self._wait_for_another(connection)
-            await self._connection.probe_write(pool_id, namespace)
+            return await ask(self._connection)
 
     # --- The others. Most of them a blocklisted client may still ask.
 

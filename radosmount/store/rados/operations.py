@@ -69,8 +69,7 @@ def stat_with_posix(ioctxs: Ioctxs, key: ObjectKey) -> ObjectStat:
 
 
 def _with_posix(found: ObjectStat, xattrs: Mapping[bytes, bytes]) -> ObjectStat:
-    value = xattrs.get(posix.XATTR)
-    return found if value is None else replace(found, posix=posix.decode(value))
+    return replace(found, posix=posix.kept_in(xattrs))
 
 
 def read(ioctxs: Ioctxs, key: ObjectKey, offset: int, length: int) -> ReadResult:

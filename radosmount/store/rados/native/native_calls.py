@@ -251,8 +251,7 @@ class NativeCalls:
         return self._stat_with(operation, operation.xattrs() if self._has_posix else {})
 
     def _stat_with(self, operation: ReadOperation, xattrs: Mapping[bytes, bytes]) -> ObjectStat:
-        value = xattrs.get(posix.XATTR) if self._has_posix else None
-        brought = None if value is None else posix.decode(value)
+        brought = posix.kept_in(xattrs) if self._has_posix else None
         return ObjectStat(operation.size, operation.mtime_s, operation.version, posix=brought)
 
     async def _read(self, operation: Operation) -> None:
