@@ -30,9 +30,12 @@ class BareReply:
     def add(self, token: pyfuse3.ReaddirToken, names: Iterable[BareName], index: int) -> None:
         """As many as there is room for. `index`: the number of the first."""
         entry, nodeid, reply = self._entry, self._nodeid, pyfuse3.readdir_reply
+        known_bits = None
         for name, number, type_bits in names:
             index += 1
-            entry.st_ino, entry.st_mode = number, type_bits
+            entry.st_ino = number
+            if type_bits != known_bits:
+                entry.st_mode = known_bits = type_bits
             nodeid.value = 0
             if not reply(token, name, entry, index):
                 return

@@ -56,7 +56,6 @@ from radosmount.vfs.nodes import (
     NodeTable,
     ObjectPlace,
     RootNode,
-    file_identity,
 )
 from radosmount.vfs.objects import Objects
 from radosmount.vfs.pools import Pools
@@ -278,12 +277,12 @@ class Directories:
 
     def bare_names(self, opened: OpenDirectory, index: int) -> Iterator[BareName]:
         """What is known of the entries from that number on."""
-        number = self._nodes.number
+        number, file_number = self._nodes.number, self._nodes.file_number
         directory = self._nodes[opened.ino]
         assert isinstance(directory, DirectoryNode)
         for name, target in opened.listing.window(index, BARE_NAMES_A_REPLY):
             if isinstance(target, ObjectKey):
-                yield name, number(file_identity(target)), S_IFREG
+                yield name, file_number(target), S_IFREG
             else:
                 below = DirectoryNode(directory.place, (*directory.path, name))
                 yield name, number(below.identity), S_IFDIR

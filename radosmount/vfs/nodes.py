@@ -9,9 +9,9 @@ object is unlinked has none, and lives on by its number only.
 """
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from radosmount.vfs.statahead import StatAhead
 
 ROOT_INO: Final = 1  # fuse(4): FUSE_ROOT_ID
+INO_BYTES: Final = 8
 INO_MAX: Final = (1 << 63) - 1
 
 Identity = tuple[object, ...]
@@ -203,6 +204,14 @@ class NodeTable:
         node = self._by_identity.get(identity)
         return _hashed_ino(identity) if node is None else node.ino
 
+    def file_number(self, key: ObjectKey) -> int:
+        """That of an object. Asked for each name of a listing: so without a call within."""
+        node = self._by_identity.get(("file", key))
+        if node is not None:
+            return node.ino
+        digest = blake2b(b"%d\0%b\0%b\0%b" % key, digest_size=INO_BYTES).digest()
+        return int.from_bytes(digest) & INO_MAX
+
     def find_file(self, key: ObjectKey) -> FileNode | None:
         node = self._by_identity.get(file_identity(key))
         assert node is None or isinstance(node, FileNode)
@@ -260,7 +269,7 @@ class NodeTable:
 
 
 def _hashed_ino(identity: Identity) -> int:
-    digest = hashlib.blake2b(_identity_bytes(identity), digest_size=8).digest()
+    digest = blake2b(_identity_bytes(identity), digest_size=INO_BYTES).digest()
     return int.from_bytes(digest) & INO_MAX
 
 

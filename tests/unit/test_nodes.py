@@ -4,9 +4,17 @@ import pytest
 
 from radosmount.cache.file import CachedFile
 from radosmount.errors import NoSpace
-from radosmount.store.interface import ObjectStat
+from radosmount.store.interface import ObjectKey, ObjectStat
 from radosmount.vfs import nodes
-from radosmount.vfs.nodes import ROOT_INO, DirectoryNode, FileNode, NodeTable, ObjectPlace, RootNode
+from radosmount.vfs.nodes import (
+    ROOT_INO,
+    DirectoryNode,
+    FileNode,
+    NodeTable,
+    ObjectPlace,
+    RootNode,
+    file_identity,
+)
 from tests.support.stores import key_of
 
 
@@ -34,6 +42,18 @@ def test_number_is_the_same_on_every_mount(table: NodeTable) -> None:
     table.add(one)
     other.add(two)
     assert one.ino == two.ino > ROOT_INO
+
+
+@pytest.mark.parametrize("key", [ObjectKey(3, b"", b"f", b""), ObjectKey(9, b"n", b"\xff/", b"l")])
+def test_number_of_a_listed_file(table: NodeTable, key: ObjectKey) -> None:
+    """A listing tells the number that a look-up then gives, and that of an inode that is there."""
+    told = table.file_number(key)
+    assert told == table.number(file_identity(key))
+    node = FileNode(CachedFile(key, None))
+    table.add(node)
+    assert node.ino == told
+    node.ino += 1
+    assert table.file_number(key) == node.ino
 
 
 def test_colliding_numbers_move_apart(table: NodeTable, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -206,15 +206,13 @@ class Cursor:
         text = ctypes.string_at
         listed = []
         for name_length, name, space_length, space, key_length, key in _ITEMS.iter_unpack(items):
-            found = ListedObject(
-                text(space, space_length) if space_length else b"",
-                text(name, name_length),
-                text(key, key_length) if key_length else b"",
-            )
-            if b"\0" in found.name or b"\0" in found.locator:
+            name = text(name, name_length)
+            key = text(key, key_length) if key_length else b""
+            if b"\0" in name or b"\0" in key:
                 self.unnameable_count += 1
-            else:
-                listed.append(found)
+                continue
+            space = text(space, space_length) if space_length else b""
+            listed.append(ListedObject(space, name, key))
         return listed
 
     def _has_snapshots(self) -> bool:
