@@ -3,6 +3,7 @@ compiler's output, fio, git."""
 
 import contextlib
 import hashlib
+import math
 import os
 import re
 import shutil
@@ -30,6 +31,7 @@ POSTGRES_SETTINGS: Final = (
     "full_page_writes=on",
 )
 POSTGRES_START_S: Final = 300.0
+CHILDREN_END_S: Final = 10.0
 BENCH_CLIENTS: Final = 4
 KILL_AFTER_S: Final = (2.0, 8.0)
 SUMS: Final = """
@@ -138,22 +140,27 @@ class Postgres:
         return int((self.data / "postmaster.pid").read_text().split()[0])
 
     def kill(self, pid: int) -> None:
-        """kill -9 of it; its children notice, and end."""
+        """kill -9 of it; its children notice, and end. But one that waits for a lock, which another
+        had when the mount went from under it, waits for ever: as after a crash, none is left."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        self._wait()
+        self._wait(CHILDREN_END_S)
 
     def stop(self) -> None:
         self.run("pg_ctl", "stop", "-m", "fast", "-D", self.data)
         self._wait()
 
-    def _wait(self) -> None:
+    def _wait(self, kill_after_s: float = math.inf) -> None:
         if self._process is not None:
             self._process.wait(60)
-        deadline_s = time.monotonic() + 60
-        while is_used(self.data):
-            if time.monotonic() > deadline_s:
+        begin_s = time.monotonic()
+        while left := users_of(self.data):
+            if time.monotonic() > begin_s + 60:
                 raise RowFailed("processes of PostgreSQL do not end")
+            if time.monotonic() > begin_s + kill_after_s:
+                for pid in left:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
             time.sleep(0.1)
 
     def end(self) -> None:
@@ -204,14 +211,15 @@ class Postgres:
         return count
 
 
-def is_used(directory: Path) -> bool:
-    """Whether a process has its working directory there."""
+def users_of(directory: Path) -> list[int]:
+    """The processes whose working directory is there."""
+    found = []
     processes = [path for path in Path("/proc").iterdir() if path.name.isdigit()]
     for link in (path / "cwd" for path in processes):  # glob would follow it, into a dead mount
         with contextlib.suppress(OSError):
             if os.readlink(link).startswith(str(directory)):
-                return True
-    return False
+                found.append(int(link.parent.name))
+    return found
 
 
 def open_for_others(mount: Mount) -> None:
