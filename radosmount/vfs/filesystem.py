@@ -323,15 +323,14 @@ class Filesystem:
         opened = self._files[handle]
         if not opened.is_writable and not opened.file.is_new:  # O_CREAT may come with O_RDONLY
             return
-        if self._flush_mode is not FlushMode.LAZY:
-            await self._cache.flush(opened.file)
-        _raise_unheard(opened)
+        if self._flush_mode is FlushMode.LAZY:
+            _raise_unheard(opened)
+        else:
+            await self._flush(opened)
 
     async def sync(self, handle: int) -> None:
         """fsync(2). Raises: a failed flush's error, once."""
-        opened = self._files[handle]
-        await self._cache.flush(opened.file)
-        _raise_unheard(opened)
+        await self._flush(self._files[handle])
 
     async def release(self, handle: int) -> None:
         """The last descriptor is gone. What came after the last flush (mmap) is stored now.
@@ -439,6 +438,16 @@ class Filesystem:
         return [name.decode(errors="backslashreplace") for name in names]
 
     # Inside
+
+    async def _flush(self, opened: FileHandle) -> None:
+        """Who waits for a flush that fails hears of it, though another, by the same handle (a
+        forked child's close), may have heard first."""
+        file = opened.file
+        error_count = file.error_count
+        await self._cache.flush(file)
+        _raise_unheard(opened)
+        if file.error is not None and file.error_count > error_count:
+            raise file.error
 
     async def _remove(self, key: ObjectKey) -> None:
         await self._sequencer.run(key, lambda progress: self._removal.remove(key, progress))

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
@@ -480,3 +481,27 @@ async def test_an_append_overwrites_nobody(nursery: trio.Nursery) -> None:
     mount.store.put_now(key_of(b"f"), b"first theirs ")
     await mount.close(handle)
     assert mount.stored(b"f") == b"first theirs ours"
+
+
+@FAILS
+async def test_all_who_wait_hear_of_a_failure(mount: MountBench, nursery: trio.Nursery) -> None:
+    """fsync does not return 0 because a close of the same descriptor, in a forked child, was told
+    of the error of the flush that both waited for."""
+    handle, _ = await mount.create(b"f")
+    await mount.fs.write(handle, 0, b"abc")
+    mount.store.fail_next(NoSpace("full"), is_apply)
+    heard: list[str] = []
+
+    async def call(name: str, wait: Callable[[int], Awaitable[None]]) -> None:
+        with pytest.raises(NoSpace):
+            await wait(handle)
+        heard.append(name)
+
+    with mount.store.paused():
+        nursery.start_soon(call, "close", mount.fs.flush)
+        nursery.start_soon(call, "fsync", mount.fs.sync)
+        await trio.testing.wait_all_tasks_blocked()
+    await trio.testing.wait_all_tasks_blocked()
+    assert sorted(heard) == ["close", "fsync"]
+    await mount.close(handle)
+    assert mount.stored(b"f") == b"abc"
