@@ -202,6 +202,17 @@ def entry_of(path: Path, directory: Path) -> Entry | None:
     return Entry(path[depth], is_directory=len(path) > depth + 1)
 
 
+def flat_components(names: list[bytes]) -> list[bytes] | None:
+    """Of many names at once their paths in `FLAT`, all of one component; None where that is not
+    so, or not seen at a glance. Never more than `path_of` of each would say."""
+    text = b"\0".join(names)
+    has_escapes = b"%" in text or b"\0." in text or text.startswith(b".")
+    if has_escapes or text.count(b"\0") != len(names) - 1 or not all(names):
+        return None
+    components = text.replace(b"/", b"%2F").split(b"\0")
+    return None if max(map(len, components)) > COMPONENT_BYTES_MAX else components
+
+
 def escape_pool(name: bytes) -> bytes:
     """The directory that shows a pool, which may be over 255 bytes: no path holds it then."""
     return _escape(_POOL_TOKENS, name)

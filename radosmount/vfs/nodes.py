@@ -27,6 +27,7 @@ ROOT_INO: Final = 1  # fuse(4): FUSE_ROOT_ID
 INO_BYTES: Final = 8
 INO_MAX: Final = (1 << 63) - 1
 
+# Of a file its key, since it is looked up in every call; of others begun by what they are.
 Identity = tuple[object, ...]
 
 
@@ -131,7 +132,7 @@ class FileNode(Node):
 
     @property
     def identity(self) -> Identity:
-        return file_identity(self.file.key)
+        return self.file.key
 
     @contextlib.contextmanager
     def replacing(self) -> Iterator[None]:
@@ -149,10 +150,6 @@ class FileNode(Node):
         has_unheard_error = self.file.error_count > self.file.reported_error_count
         is_needed = self.open_count > 0 or not self.file.is_clean or has_unheard_error
         return is_needed or super().is_in_use
-
-
-def file_identity(key: ObjectKey) -> Identity:
-    return ("file", key)
 
 
 class NodeTable:
@@ -206,14 +203,14 @@ class NodeTable:
 
     def file_number(self, key: ObjectKey) -> int:
         """That of an object. Asked for each name of a listing: so without a call within."""
-        node = self._by_identity.get(("file", key))
+        node = self._by_identity.get(key)
         if node is not None:
             return node.ino
         digest = blake2b(b"%d\0%b\0%b\0%b" % key, digest_size=INO_BYTES).digest()
         return int.from_bytes(digest) & INO_MAX
 
     def find_file(self, key: ObjectKey) -> FileNode | None:
-        node = self._by_identity.get(file_identity(key))
+        node = self._by_identity.get(key)
         assert node is None or isinstance(node, FileNode)
         return node
 
@@ -274,7 +271,6 @@ def _hashed_ino(identity: Identity) -> int:
 
 
 def _identity_bytes(identity: Identity) -> bytes:
-    key = identity[-1]
-    if not isinstance(key, ObjectKey):
+    if not isinstance(identity, ObjectKey):
         return repr(identity).encode()
-    return b"%d\0%b\0%b\0%b" % key
+    return b"%d\0%b\0%b\0%b" % identity

@@ -11,6 +11,7 @@ import trio
 from radosmount.config import NamesMode, ViewConfig
 from radosmount.errors import TimedOut
 from radosmount.store.interface import ListedObject, ObjectKey
+from radosmount.store.names import FLAT
 from radosmount.vfs import directories
 from radosmount.vfs.listing import object_entries
 from radosmount.vfs.nodes import ROOT_INO, ObjectPlace
@@ -50,6 +51,17 @@ async def names(
 async def test_unstored_files_come_first_and_once() -> None:
     """A file that the store does not list yet is there; when it is stored meanwhile, once."""
     assert await names(Source([b"a", b"new"]), [key_of(b"new")]) == [b"new", b"a"]
+
+
+@pytest.mark.parametrize("odd", [b".snap", b"50%2F", b"a\0b", b"n" * 300])
+async def test_an_odd_name_among_others(odd: bytes) -> None:
+    """Each entry's object is the one whose path it is, whatever else is listed with it."""
+    source = Source([b"a", odd, b"b/c"], [b"plain"], [])
+    batches = object_entries(PLACE, (), source.run(), [])
+    entries = [entry async for batch in batches for entry in batch]
+    assert len(entries) == 4
+    files = [(name, key) for name, key in entries if isinstance(key, ObjectKey)]
+    assert [(name,) for name, _ in files] == [FLAT.path_of(key.name) for _, key in files]
 
 
 async def test_fetches_as_far_as_asked() -> None:

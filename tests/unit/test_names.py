@@ -18,6 +18,7 @@ from radosmount.store.names import (
     Path,
     entry_of,
     escape_pool,
+    flat_components,
     is_continuation,
     pool_of,
 )
@@ -206,6 +207,23 @@ def test_ordinary_names_look_as_they_are(name: bytes) -> None:
     assume(all(0 < len(part) <= 255 and part not in (b".", b"..") for part in parts))
     assume(parts[0] not in RESERVED)
     assert TREE.path_of(name) == parts
+
+
+@unhurried
+@given(st.lists(names(), max_size=4), st.lists(components(), min_size=1))
+@example([b"x" * 253 + b"%~"], [b"a"])
+@example([b"a\0b"], [b"a"])
+def test_many_names_at_once(tricky_names: list[bytes], plain: list[bytes]) -> None:
+    """Many flat names at once are what each is alone, or left to be asked one by one."""
+    for some in (plain, plain + tricky_names, tricky_names + plain):
+        found = flat_components(some)
+        assert found is None or [(one,) for one in found] == [FLAT.path_of(name) for name in some]
+
+
+def test_ordinary_names_at_once() -> None:
+    """What nearly every pool has is not left to be asked one by one."""
+    assert flat_components([b"a", b"b/c d", b"x" * 255]) == [b"a", b"b%2Fc d", b"x" * 255]
+    assert flat_components([b"x" * 256]) is None
 
 
 @unhurried

@@ -13,7 +13,6 @@ from radosmount.vfs.nodes import (
     NodeTable,
     ObjectPlace,
     RootNode,
-    file_identity,
 )
 from tests.support.stores import key_of
 
@@ -48,7 +47,7 @@ def test_number_is_the_same_on_every_mount(table: NodeTable) -> None:
 def test_number_of_a_listed_file(table: NodeTable, key: ObjectKey) -> None:
     """A listing tells the number that a look-up then gives, and that of an inode that is there."""
     told = table.file_number(key)
-    assert told == table.number(file_identity(key))
+    assert told == table.number(key)
     node = FileNode(CachedFile(key, None))
     table.add(node)
     assert node.ino == told

@@ -9,6 +9,7 @@ Everything here blocks. Each `Cursor` is used by one thread at a time, which its
 """
 
 import ctypes
+import functools
 import struct
 import threading
 from collections.abc import Callable
@@ -44,6 +45,9 @@ class _Item(ctypes.Structure):
 # The same as integers, of many at a time: a `_Item` for each would cost more than the names.
 _ITEMS: Final = struct.Struct("@6N")
 
+# From its fields in a tuple: half the price of the call of the class.
+_listed = functools.partial(tuple.__new__, ListedObject)
+
 
 # Result and arguments, as librados.h declares them.
 _PROTOTYPES: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
@@ -74,11 +78,29 @@ _PROTOTYPES: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
 }
 
 
+Decode = Callable[[int, int], list[tuple[bytes, bytes, bytes]]]
+
+
+def decode(address: int, count: int) -> list[tuple[bytes, bytes, bytes]]:
+    """Of so many `_Item` there, (namespace, name, locator) of the objects that librados can name.
+    The compiled module's `decode_listing` is five times as fast."""
+    items = (ctypes.c_char * (count * _ITEMS.size)).from_address(address)
+    text = ctypes.string_at
+    found = []
+    for name_length, name, space_length, space, key_length, key in _ITEMS.iter_unpack(items):
+        name = text(name, name_length)
+        key = text(key, key_length) if key_length else b""
+        if b"\0" not in name and b"\0" not in key:
+            found.append((text(space, space_length) if space_length else b"", name, key))
+    return found
+
+
 class ListingHandle:
     """The second connection to the cluster, made when first needed. Any thread may use it."""
 
-    def __init__(self, config: StoreConfig) -> None:
+    def __init__(self, config: StoreConfig, decode: Decode = decode) -> None:
         self._config = config
+        self._decode = decode
         self._lock = threading.Lock()
         self._library: ctypes.CDLL | None = None
         self._handle: c_void_p | None = None
@@ -87,7 +109,7 @@ class ListingHandle:
 
     def cursor(self, pool_id: int, namespace: bytes) -> "Cursor":
         """The start of a listing. Asks nothing of the cluster yet."""
-        return Cursor(self._connected, self._cursors, pool_id, namespace)
+        return Cursor(self._connected, self._cursors, self._decode, pool_id, namespace)
 
     def close(self) -> None:
         """No `next_batch` may be under way. Cursors are closed: they cannot outlive it."""
@@ -120,12 +142,14 @@ class Cursor:
         self,
         connected: Callable[[], tuple[ctypes.CDLL, c_void_p]],
         open_cursors: "set[Cursor]",
+        decode: Decode,
         pool_id: int,
         namespace: bytes,
     ) -> None:
         self.unnameable_count = 0
         self._connected = connected
         self._open_cursors = open_cursors
+        self._decode = decode
         self._pool_id = pool_id
         self._namespace = namespace
         self._lock = threading.Lock()  # held while librados works on the members below
@@ -197,23 +221,11 @@ class Cursor:
         self._library.rados_object_list_cursor_free(self._ioctx, self._position)
         self._position = following
         try:
-            return self._decoded(memoryview(items).cast("B")[: code * _ITEMS.size])
+            found = self._decode(ctypes.addressof(items), code)
         finally:
             self._library.rados_object_list_free(code, items)
-
-    def _decoded(self, items: memoryview) -> list[ListedObject]:
-        """Those that librados can name."""
-        text = ctypes.string_at
-        listed = []
-        for name_length, name, space_length, space, key_length, key in _ITEMS.iter_unpack(items):
-            name = text(name, name_length)
-            key = text(key, key_length) if key_length else b""
-            if b"\0" in name or b"\0" in key:
-                self.unnameable_count += 1
-                continue
-            space = text(space, space_length) if space_length else b""
-            listed.append(ListedObject(space, name, key))
-        return listed
+        self.unnameable_count += code - len(found)
+        return [*map(_listed, found)]
 
     def _has_snapshots(self) -> bool:
         """From the osdmap that this handle has; ERANGE: more than the one asked for."""

@@ -29,7 +29,7 @@ from radosmount.store.interface import (
 )
 from radosmount.store.rados import connection, monitor, names
 from radosmount.store.rados.executor import Executor
-from radosmount.store.rados.listing import Cursor, ListingHandle
+from radosmount.store.rados.listing import Cursor, Decode, ListingHandle, decode
 from radosmount.store.rados.monitor import Osdmap
 from radosmount.store.rados.object_calls import ObjectCalls
 from radosmount.store.rados.threaded_calls import ThreadedCalls
@@ -121,6 +121,14 @@ def _make_calls(
     return NativeCalls(config, native_handle, limits, is_pool_known, refresh_pools)
 
 
+def _decoder(native_handle: "Handle | None") -> Decode:
+    if native_handle is None:
+        return decode
+    from radosmount.store.rados.native._native import decode_listing
+
+    return decode_listing
+
+
 def _check_names(handle: rados.Rados) -> None:
     """Only an ioctx can tell, so a cluster without pools goes unchecked."""
     for pool_name in handle.list_pools()[:1]:
@@ -168,7 +176,7 @@ class RadosStore:
             config, handle, limits, native_handle, self._is_pool_known, self.refresh_pools
         )
         self._osdmap = Osdmap(handle, self._calls.fetch_osdmap)
-        self._listing_handle = ListingHandle(config)
+        self._listing_handle = ListingHandle(config, _decoder(native_handle))
         self._listings: Executor[_NoState] = Executor(
             "rados-list",
             _NoState,

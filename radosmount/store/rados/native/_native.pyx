@@ -27,7 +27,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport strlen
+from libc.string cimport memchr, strlen
 from libc.time cimport time_t
 from posix.unistd cimport close, read
 
@@ -102,6 +102,14 @@ cdef extern from "rados/librados.h" nogil:
     int rados_omap_get_next2(rados_omap_iter_t iterator, char **key, char **value,
                              size_t *key_length, size_t *value_length)
     void rados_omap_get_end(rados_omap_iter_t iterator)
+
+    ctypedef struct rados_object_list_item:
+        size_t oid_length
+        char *oid
+        size_t nspace_length
+        char *nspace
+        size_t locator_length
+        char *locator
 
     rados_write_op_t rados_create_write_op()
     void rados_release_write_op(rados_write_op_t operation)
@@ -481,6 +489,27 @@ cdef class Ioctx:
             rados_ioctx_destroy(self.ioctx)
             self.ioctx = NULL
             self.handle.ioctx_count -= 1
+
+
+def decode_listing(size_t address, Py_ssize_t count):
+    """What `rados_object_list` wrote there: a list of (namespace, name, locator) of the objects
+    that librados can name, those without a NUL."""
+    cdef rados_object_list_item *item = <rados_object_list_item *>address
+    cdef rados_object_list_item *end = item + count
+    listed = []
+    while item < end:
+        if (memchr(item.oid, 0, item.oid_length) == NULL
+                and (item.locator_length == 0
+                     or memchr(item.locator, 0, item.locator_length) == NULL)):
+            listed.append((text(item.nspace, item.nspace_length),
+                           text(item.oid, item.oid_length),
+                           text(item.locator, item.locator_length)))
+        item += 1
+    return listed
+
+
+cdef bytes text(const char *start, size_t length):
+    return PyBytes_FromStringAndSize(start, <Py_ssize_t>length) if length else b""
 
 
 cdef void settle(Operation operation) noexcept:
