@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.machine import about_this_run
-from benchmarks.osds import operation_count
+from benchmarks.osds import server_use
 from benchmarks.peers.catalogue import PEER_NAMES, make_peers
 from benchmarks.peers.interface import ROOT, Peer, Site
 from benchmarks.peers.limit import RadosBench
@@ -107,9 +107,9 @@ def run_on(site: Site, rows: Sequence[Row], arguments: argparse.Namespace, seed:
         result.samples.append(sample)
         (arguments.out / f"{NAME}.json").write_text(result.to_json())
 
-    count = functools.partial(operation_count, site.lab.directory)
+    servers = functools.partial(server_use, site.lab)
     turns = arguments.turns or (QUICK_TURNS if arguments.quick else TURNS)
-    Runner(peers, bench, count, say).run(rows, turns, keep)
+    Runner(peers, bench, servers, say).run(rows, turns, keep)
     return result
 
 

@@ -79,18 +79,24 @@ BARS: Final = (
 
 # Row: what a profile, or the count of round trips against the cluster's own latency, has shown.
 BOUNDS: Final[dict[str, str]] = {
+    "read-cold": "All cores are busy. Half of the client's and program's CPU is the program's: the"
+    " page cache and the copy from it, which ceph-fuse's reader pays as well.",
     "write": "The cluster: librados, one write of 4 MiB after the other, is no faster. The first"
     " operation has the guard and goes alone; then four are under way.",
-    "create-1": "With flush=lazy: open(2) with O_EXCL is a stat and an exclusive create, in a row"
-    " (the kernel looks the name up first), where ceph-fuse's MDS answers from its memory.",
+    "create-1": "The round trips are librados's (a stat, an exclusive create, a write_full; beside"
+    " the stat one of a directory of that name), for five requests of the kernel. The rest is CPU:"
+    " Python that takes four times as long between requests as in a loop of the same calls, since"
+    " the OSD, on the same cores, has evicted it from their caches. With flush=lazy: open(2) with"
+    " O_EXCL has two of the round trips, in a row, where ceph-fuse's MDS answers from memory.",
     "create-8": "The kernel holds the directory's lock over open(2) with O_CREAT: a stat and an"
     " exclusive create in a row, for one file at a time, however many threads ask.",
-    "xattr-set": "One round trip and one request, whose two sides wake each other; then Python:"
-    " librados's row is the same round trip on one thread.",
+    "xattr-set": "One round trip, as in librados's row, and one request, whose two sides wake each"
+    " other. The rest is Python with cold caches, as of a create.",
     "replace": "Six round trips in a row, four of them acknowledged writes as in librados's row,"
     " two for the look-ups that rename(2) begins with; ceph-fuse renames in its MDS.",
-    "unlink": "One round trip and one request, whose two sides wake each other; then Python:"
-    " librados's row is the same round trip on one thread.",
+    "unlink": "One round trip, as in librados's row, and one request, whose two sides wake each"
+    " other. The rest is Python with cold caches, as of a create. A listed name is known for a"
+    " second: those that are reached later are looked up again.",
     "getattr": "A profile has two thirds of it in the kernel: poll(2), read(2) and writev(2) of"
     " the device, the last of which wakes the caller; Python has a quarter.",
 }

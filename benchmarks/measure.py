@@ -1,4 +1,4 @@
-"""Runs one driver, and takes what it cost: time, CPU of the client, operations of the OSDs."""
+"""Runs one driver, and takes what it cost: time, CPU of the client, what the servers did."""
 
 import contextlib
 import json
@@ -10,24 +10,24 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from benchmarks.driver import Args
-from benchmarks.osds import OperationCount
+from benchmarks.osds import ServerUse
 from benchmarks.peers.interface import ROOT, Place
 from benchmarks.processes import PeerError
 
 JOB_TIMEOUT_S: Final = 120.0
 COMPLAINT_LINES: Final = 3
-CountOperations = Callable[[], OperationCount]
+UseOfServers = Callable[[], ServerUse]
 
 
 class TooSlow(Exception):
     """The job was stopped after JOB_TIMEOUT_S."""
 
 
-def no_operations() -> OperationCount:
-    return OperationCount(0, 0)
+def no_servers() -> ServerUse:
+    return ServerUse()
 
 
-def run_job(place: Place, job: Args, count: CountOperations = no_operations) -> dict[str, Any]:
+def run_job(place: Place, job: Args, servers: UseOfServers = no_servers) -> dict[str, Any]:
     """Run the driver once. Raises: PeerError when it fails, TooSlow."""
     command, args = place.driver(job)
     driver = subprocess.Popen(
@@ -40,7 +40,7 @@ def run_job(place: Place, job: Args, count: CountOperations = no_operations) -> 
         start_new_session=True,
     )
     try:
-        return report_of(driver, place, args, count)
+        return report_of(driver, place, args, servers)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(driver.pid, signal.SIGKILL)  # with its workers and programs
@@ -48,9 +48,9 @@ def run_job(place: Place, job: Args, count: CountOperations = no_operations) -> 
 
 
 def report_of(
-    driver: "subprocess.Popen[str]", place: Place, args: Args, count: CountOperations
+    driver: "subprocess.Popen[str]", place: Place, args: Args, servers: UseOfServers
 ) -> dict[str, Any]:
-    """What the driver says, with what the client and the OSDs did for it meanwhile."""
+    """What the driver says, with what the client and the servers did for it meanwhile."""
     assert driver.stdin
     assert driver.stdout
     driver.stdin.write(json.dumps(args) + "\n")
@@ -59,13 +59,13 @@ def report_of(
         raise TooSlow
     if driver.stdout.readline() != "ready\n":
         raise PeerError(complaint_of(driver, driver.communicate(timeout=10)[1]))
-    operations, cpu_s, replies = count(), place.cpu_s(), place.replies()
+    before, cpu_s, replies = servers(), place.cpu_s(), place.replies()
     try:
         output, errors = driver.communicate("go\n", timeout=JOB_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         raise TooSlow from None
     used_s, replied = place.cpu_s() - cpu_s, place.replies() - replies
-    asked = count().since(operations)
+    did = servers().since(before)
     if driver.returncode:
         raise PeerError(complaint_of(driver, errors))
     report: dict[str, Any] = json.loads(output)
@@ -73,8 +73,9 @@ def report_of(
         **report,
         "client_cpu_s": used_s,
         "replies": replied,
-        "reads": asked.reads,
-        "writes": asked.writes,
+        "reads": did.reads,
+        "writes": did.writes,
+        "server_cpu_s": did.cpu_s,
     }
 
 

@@ -1,4 +1,5 @@
-"""How many operations the OSDs were asked for: the round trips behind a row, whoever made them.
+"""What the servers did: the operations that the OSDs were asked for, the round trips behind a row
+whoever made them; and the CPU of all daemons.
 
 A stat of an object that is not there is not counted by the OSD. For ceph-fuse the MDS's journal
 is among them, for the S3 mounts what the gateway does.
@@ -11,24 +12,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.processes import cpu_clock_s
+from radosmount.lab import Lab
+
 COMMAND: Final = b'{"prefix": "perf dump", "logger": "osd"}\0'
 
 
 @dataclass(frozen=True)
-class OperationCount:
-    reads: int
-    writes: int
+class ServerUse:
+    reads: int = 0
+    writes: int = 0
+    cpu_s: float = 0.0
 
-    def since(self, before: "OperationCount") -> "OperationCount":
-        return OperationCount(self.reads - before.reads, self.writes - before.writes)
+    def since(self, before: "ServerUse") -> "ServerUse":
+        return ServerUse(
+            self.reads - before.reads, self.writes - before.writes, self.cpu_s - before.cpu_s
+        )
 
 
-def operation_count(lab_directory: Path) -> OperationCount:
-    """Of all OSDs of the lab since they have started."""
-    counters = [ask(path)["osd"] for path in (lab_directory / "run").glob("osd.*.asok")]
-    return OperationCount(
+def server_use(lab: Lab) -> ServerUse:
+    """Of all OSDs of the lab, the CPU of all its daemons, since they have started."""
+    counters = [ask(path)["osd"] for path in (lab.directory / "run").glob("osd.*.asok")]
+    return ServerUse(
         sum(counter["op_r"] for counter in counters),
         sum(counter["op_w"] + counter["op_rw"] for counter in counters),  # rw: a guarded write
+        sum(cpu_clock_s(pid) for pid in lab.pids().values()),
     )
 
 

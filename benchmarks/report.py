@@ -23,6 +23,11 @@ medians. *Cold* is a fresh mount with its caches gone, the page cache dropped an
 After each row the bytes are verified past the mount. `librados` makes the same round trips by
 plain calls of the Python binding, in a row: a file system that reaches it adds nothing.
 """
+SHARES_NOTE: Final = """\
+µs an operation or MiB. Where as many cores are busy as there are, only less CPU would be faster,
+whoever's. Where librados's time and the client's CPU make up the time, nothing waits that could be
+sent at once: what is left is the CPU.
+"""
 
 Cell = Callable[[Column, Column], str]
 
@@ -105,6 +110,26 @@ def bars(result: Result) -> str:
     return table(["", "who", "at least", "reached", "", "what bounds it"], lines)
 
 
+def shares(result: Result) -> str:
+    """Of the rows that are under a bar, and of what they are compared with."""
+    lines: dict[tuple[str, str], list[str]] = {}
+    for row in result.rows:
+        missed = [b for b in BARS if b.row == row.key and b.verdict(result) is Verdict.NOT_MET]
+        for peer in [peer for bar in missed for peer in (bar.peer, bar.base, LIBRADOS)]:
+            parts = (
+                result.duration_us(row.key, peer),
+                result.cpu_us(row.key, peer),
+                result.driver_cpu_us(row.key, peer),
+                result.server_cpu_us(row.key, peer),
+                result.busy_cores(row.key, peer),
+            )
+            if any(parts):
+                cells = [rounded(value) if value else NOTHING for value in parts]
+                lines[row.key, peer] = [row.title, peer, *cells]
+    heads = ("takes", "CPU: client", "program", "servers", "cores busy")
+    return table(["", "who", *heads], list(lines.values()))
+
+
 def bar_line(result: Result, bar: Bar, title: str) -> list[str]:
     reached, verdict = bar.reached(result), bar.verdict(result)
     bound = BOUNDS.get(bar.row, "") if verdict is Verdict.NOT_MET else ""
@@ -130,6 +155,7 @@ def report(result: Result) -> str:
     sections = [
         HEAD.format(bars_met=known.count(Verdict.MET), bars_known=len(known)),
         "## The bars\n\n" + bars(result),
+        f"## Where the time of those goes that are under a bar\n\n{shares(result)}\n{SHARES_NOTE}",
         f"## Rates: median, and lowest..highest turn\n\n{rates(result)}\n"
         f"{EARLY} returns before the bytes are acknowledged by the servers that keep them.\n",
         f"## Times {BASE_PEER}\n\n" + ratios(result, BASE_PEER),

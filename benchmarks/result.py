@@ -27,6 +27,7 @@ class Sample:
     reply_count: int = 0
     osd_read_count: int = 0
     osd_write_count: int = 0
+    server_cpu_s: float = 0.0  # of all daemons of the cluster
     failure: str = ""
 
 
@@ -76,6 +77,11 @@ class Result:
         own, other = self.spread(row, peer), self.spread(row, base)
         return own.median / other.median if own and other else None
 
+    def duration_us(self, row: str, peer: str) -> float | None:
+        """Median of the time, µs an operation."""
+        used = [s.seconds / s.operation_count * 1e6 for s in self.good(row, peer)]
+        return statistics.median(used) if used else None
+
     def cpu_us(self, row: str, peer: str) -> float | None:
         """Median of the client's CPU, µs an operation."""
         used = [s.client_cpu_s / s.operation_count * 1e6 for s in self.good(row, peer)]
@@ -83,6 +89,20 @@ class Result:
 
     def driver_cpu_us(self, row: str, peer: str) -> float | None:
         used = [s.driver_cpu_s / s.operation_count * 1e6 for s in self.good(row, peer)]
+        return statistics.median(used) if used else None
+
+    def server_cpu_us(self, row: str, peer: str) -> float | None:
+        used = [s.server_cpu_s / s.operation_count * 1e6 for s in self.good(row, peer)]
+        return statistics.median(used) if any(used) else None
+
+    def busy_cores(self, row: str, peer: str) -> float | None:
+        """Median of the CPU of all, a second: as many as there are, and nobody can be faster who
+        does not make it cost less."""
+        used = [
+            (s.client_cpu_s + s.driver_cpu_s + s.server_cpu_s) / s.seconds
+            for s in self.good(row, peer)
+            if s.server_cpu_s
+        ]
         return statistics.median(used) if used else None
 
     def request_cpu_us(self, row: str, peer: str) -> float | None:

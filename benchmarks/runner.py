@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from benchmarks.measure import JOB_TIMEOUT_S, CountOperations, TooSlow, run_job
+from benchmarks.measure import JOB_TIMEOUT_S, TooSlow, UseOfServers, run_job
 from benchmarks.past import VerifyError
 from benchmarks.peers.interface import Peer
 from benchmarks.peers.limit import RadosBench
@@ -27,12 +27,12 @@ class Runner:
         self,
         peers: Sequence[Peer],
         bench: RadosBench | None,
-        count: CountOperations,
+        servers: UseOfServers,
         progress: Progress,
     ) -> None:
         self._peers = peers
         self._bench = bench
-        self._count = count
+        self._servers = servers
         self._progress = progress
         self._made: set[str] = set()
         self._filled: set[str] = set()
@@ -91,7 +91,7 @@ class Runner:
             if row.is_warm:
                 run_job(place, row.job)
             job = row.limit if peer.name == "librados" and row.limit else row.job
-            report = run_job(place, job, self._count)
+            report = run_job(place, job, self._servers)
             place.settle()
         if peer.name != "librados":
             with peer.past(row.files.folder) as past:
@@ -155,4 +155,5 @@ def sample_of(row: Row, peer: str, turn: int, report: dict[str, Any]) -> Sample:
         reply_count=report["replies"],
         osd_read_count=report["reads"],
         osd_write_count=report["writes"],
+        server_cpu_s=report["server_cpu_s"],
     )

@@ -125,6 +125,12 @@ class Grammar:
                 return (text,)
         elif is_name_alone and self._unescaped.fullmatch(name):
             return tuple(name.split(b"/"))
+        elif (  # the marker of such a directory
+            is_name_alone
+            and name.endswith(b"/")
+            and self._unescaped.fullmatch(name, 0, len(name) - 1)
+        ):
+            return (*name[:-1].split(b"/"), EMPTY_COMPONENT)
         if not name:
             raise ValueError("RADOS has no empty object names")
         texts = [_escape(self._inner, part) for part in self._split(name)]
@@ -138,9 +144,8 @@ class Grammar:
 
     def object_of(self, path: Path, *, beside_directory: bool = False) -> ObjectName:
         """The object that has this path: the exact inverse of `path_of`, or InvalidPath."""
-        plain = b"/".join(path)
-        is_plain = self._unescaped.fullmatch(plain) and plain.count(b"/") == len(path) - 1
-        if is_plain and not beside_directory:
+        plain = self._plain(path)
+        if plain and not beside_directory:
             return ObjectName(plain, b"")
         texts = _uncut(path)
         if beside_directory:
@@ -163,7 +168,14 @@ class Grammar:
         """
         if not directory or is_continuation(directory[-1]):
             raise InvalidPath(f"no directory of the tree: {b'/'.join(directory)!r}")
-        return self.object_of((*directory, EMPTY_COMPONENT)).name
+        plain = self._plain(directory)
+        return plain + b"/" if plain else self.object_of((*directory, EMPTY_COMPONENT)).name
+
+    def _plain(self, path: Path) -> bytes:
+        """The name that is its own path, where it is that one; else b""."""
+        plain = b"/".join(path)
+        is_own = self._unescaped.fullmatch(plain) and plain.count(b"/") == len(path) - 1
+        return plain if is_own else b""
 
     def _split(self, name: bytes) -> list[bytes]:
         return [name] if self._separator is None else name.split(self._separator)

@@ -16,6 +16,7 @@ from typing import Final
 
 import trio
 
+from radosmount.cache.sequencer import Sequencer
 from radosmount.cache.ticket import Ticket
 from radosmount.config import NamesMode, ViewConfig
 from radosmount.errors import (
@@ -99,9 +100,11 @@ class Directories:
         nodes: NodeTable,
         pools: Pools,
         objects: Objects,
+        sequencer: Sequencer,
         nursery: trio.Nursery,
     ) -> None:
         self._nursery = nursery
+        self._sequencer = sequencer
         self._store = store
         self._nodes = nodes
         self._pools = pools
@@ -298,8 +301,7 @@ class Directories:
         key = self._tree_key(directory, name)
         marker: Ticket[bool] | None = None
         if not index.has_file(node.path):  # a new name: the object and the marker at once
-            marker = Ticket(lambda: self._is_marked(node))
-            self._nursery.start_soon(marker.run)
+            marker = self._ask_marker(node)
         try:
             return await self._look_up(key, caller)
         except NoSuchEntry:
@@ -309,6 +311,12 @@ class Directories:
             if node.marker is None:
                 return self._directory_node(node.place, node.path)
         return self.take_marker(node, node.marker)
+
+    def _ask_marker(self, node: DirectoryNode) -> Ticket[bool] | None:
+        """`_is_marked`, beside what is asked for meanwhile; None where it has no marker."""
+        with contextlib.suppress(InvalidCall):
+            return self._sequencer.submit(self._marker(node), lambda: self._is_marked(node))
+        return None
 
     async def _look_up(self, key: ObjectKey, caller: int) -> Node:
         try:

@@ -99,7 +99,7 @@ class Filesystem:
         self._removal = Removal(store, self._nodes, self._cache, self._objects)
         self._renaming = Renaming(store, self._nodes, self._cache, self._sequencer, self._removal)
         self._directories = Directories(
-            store, view, self._nodes, self._pools, self._objects, nursery
+            store, view, self._nodes, self._pools, self._objects, self._sequencer, nursery
         )
         self._xattrs = XattrCalls(store, view, self._pools, self._objects, self._cache)
         self._metadata = Metadata(store, view, self._objects, self._cache, self._sequencer)

@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -223,6 +224,15 @@ def test_report_shows_rates_ratios_failures_and_what_is_not_promised() -> None:
     assert f"| write it, MiB/s | 2.50 | {NOTHING} |" in lines
     assert "- write it, radosmount lazy: 1 of 1 turns: slower than 7 MiB/s (stopped)" in lines
     assert "1 of 1 bars are met" in text
+
+
+def test_report_shows_where_the_time_goes() -> None:
+    """Of a row under its bar, and of who it is compared with; the servers' CPU counts, too."""
+    own = replace(sample("write", OWN, 100), server_cpu_s=1.4)
+    text = report(result_of(own, sample("write", BASE_PEER, 1000)))
+    assert "| write it | radosmount | 10,000 | 100 | 20.0 | 14,000 | 1.41 |" in text.splitlines()
+    assert f"| write it | ceph-fuse | 1,000 | 100 | 20.0 | {NOTHING} | {NOTHING} |" in text
+    assert "| write it | radosmount | 10," not in report(result_of(own))
 
 
 @pytest.mark.parametrize(
