@@ -37,9 +37,10 @@ from radosmount.fuse.replies import (
     statvfs_data,
 )
 from radosmount.vfs.attributes import AttributeChange
-from radosmount.vfs.filesystem import Filesystem, OpenFile
+from radosmount.vfs.filesystem import Filesystem
 from radosmount.vfs.metadata import Creator
 from radosmount.vfs.objects import LISTED_NAME_FRESHNESS_S
+from radosmount.vfs.openfiles import OpenFile
 
 log = logging.getLogger(__name__)
 

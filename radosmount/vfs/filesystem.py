@@ -21,7 +21,7 @@ from radosmount.cache.pagecache import PageCache
 from radosmount.cache.readahead import ReadAhead
 from radosmount.cache.sequencer import Sequencer
 from radosmount.cache.spool import Spool, Spooler
-from radosmount.config import CacheConfig, FlushMode, ViewConfig
+from radosmount.config import CacheConfig, ViewConfig
 from radosmount.errors import (
     AccessDenied,
     CrossPool,
@@ -31,13 +31,14 @@ from radosmount.errors import (
     NotPermitted,
     RadosmountError,
 )
-from radosmount.store.interface import ObjectKey, ReadResult, Store
+from radosmount.store.interface import ObjectKey, Store
 from radosmount.vfs.attributes import AttributeChange, Attributes, attributes_of, link_target
 from radosmount.vfs.directories import BareName, Directories, OpenDirectory
-from radosmount.vfs.handles import FileHandle, HandleTable
+from radosmount.vfs.handles import HandleTable
 from radosmount.vfs.metadata import Creator, Metadata
 from radosmount.vfs.nodes import ROOT_INO, DirectoryNode, FileNode, Node, NodeTable, RootNode
 from radosmount.vfs.objects import Objects
+from radosmount.vfs.openfiles import OpenFile, OpenFiles
 from radosmount.vfs.pools import Pools
 from radosmount.vfs.removal import Removal
 from radosmount.vfs.renaming import Renaming
@@ -47,18 +48,6 @@ from radosmount.vfs.xattrs import XattrCalls
 log = logging.getLogger(__name__)
 
 DIRECTORY_FRESHNESS_S: Final = 1.0
-# A read is asked for anew where the file was changed behind it, by others or a rename over it.
-READ_ATTEMPT_COUNT: Final = 5
-
-
-@dataclass(frozen=True, slots=True)
-class OpenFile:
-    """`keeps_pages`: what the kernel has cached of the file is what the store has.
-    `keeps_attributes`: so may be the attributes that it was told."""
-
-    handle: int
-    keeps_pages: bool
-    keeps_attributes: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +72,17 @@ class Filesystem:
         spool: Spool | None = None,
     ) -> None:
         self._view = view
-        self._flush_mode = cache.flush
         self._nursery = nursery
         self._started_ns = time.time_ns()
-        self._files: HandleTable[FileHandle] = HandleTable()
         self._open_directories: HandleTable[OpenDirectory] = HandleTable()
         self._nodes = NodeTable()
         self._pools = Pools(store, view)
         self._space = SpaceMeter(store)
         self._sequencer = Sequencer(nursery, view.timeout_s)
         spooler = None if spool is None else Spooler(spool, nursery)
-        self._cache = PageCache(store, cache, self._sequencer, self._after_flush, spooler)
-        self._ahead = ReadAhead(store, self._cache, nursery, cache.size_bytes // 8)
+        self._cache = PageCache(
+            store, cache, self._sequencer, lambda file: self._opens.after_flush(file), spooler
+        )
         self._objects = Objects(store, self._nodes, self._cache, self._sequencer, invalidate)
         self._removal = Removal(store, self._nodes, self._cache, self._objects)
         self._renaming = Renaming(store, self._nodes, self._cache, self._sequencer, self._removal)
@@ -103,6 +91,15 @@ class Filesystem:
         )
         self._xattrs = XattrCalls(store, view, self._pools, self._objects, self._cache)
         self._metadata = Metadata(store, view, self._objects, self._cache, self._sequencer)
+        self._opens = OpenFiles(
+            self._nodes,
+            self._pools,
+            self._objects,
+            self._metadata,
+            self._cache,
+            ReadAhead(store, self._cache, nursery, cache.size_bytes // 8),
+            cache.flush,
+        )
 
     async def start(self) -> None:
         """Find the root's pool and begin background work. Raises: MountError."""
@@ -258,7 +255,7 @@ class Filesystem:
             if is_exclusive:
                 raise
             node = await self._objects.find(key)  # made meanwhile: as good as ours
-        return self._opened(node, flags), self._referenced(node)
+        return self._opens.opened(node, flags), self._referenced(node)
 
     async def make_file(
         self, parent: int, name: bytes, creator: Creator | None = None
@@ -271,85 +268,22 @@ class Filesystem:
         return self._referenced(node)
 
     async def open(self, ino: int, flags: int, caller: int = 0, uid: int = 0) -> OpenFile:
-        """Asks the store what the object is now (close-to-open). `uid`: whose open it is.
-
-        Raises: ReadOnly and AccessDenied where writing is asked for and not possible;
-        StaleFile where the object is gone, so that the kernel looks the name up again.
-        """
-        node = self._nodes[ino]
-        if not isinstance(node, FileNode):
-            raise IsDirectory(f"inode {ino}")
-        if _is_for_writing(flags):
-            await self._pools.check_writable(node.file.key.pool_id, node.file.key.namespace)
-        head = await self._objects.validate_for_open(node, caller)
-        while node.replaced is not None:
-            await node.replaced.wait()
-            head = await self._objects.validate_for_open(node, caller)
-        opened = self._opened(node, flags, head)
-        # Appends go past the kernel's pages, and there it does not clear setuid bits itself.
-        self._files[opened.handle].clears_setuid = uid != 0 and bool(flags & os.O_APPEND)
-        return opened
+        return await self._opens.open(ino, flags, caller, uid)
 
     async def read(self, handle: int, offset: int, length: int) -> Buffer:
-        """Fewer bytes than asked only at the end of the file."""
-        opened = self._files[handle]
-        node = opened.node
-        head = opened.take_head(offset, length)
-        if head is not None:
-            return head
-        for _ in range(READ_ATTEMPT_COUNT):
-            content = await self._ahead.read(opened.ahead, node.file, offset, length)
-            if node.replaced is not None:  # that may be of what replaces it
-                await node.replaced.wait()
-            elif node.file.is_suspect and node.file.is_clean:  # the kernel would keep it as known
-                await self._objects.refresh(node)
-            else:
-                break
-        return content
+        return await self._opens.read(handle, offset, length)
 
     async def write(self, handle: int, offset: int, data: bytes) -> int:
-        """With O_APPEND `offset` does not count: the kernel took it from a size that may be
-        old. Raises: FileTooBig; DeadlineExceeded; with `sync` the flush's error."""
-        opened = self._files[handle]
-        await self._cache.write(opened.file, offset, data, opened.is_append)
-        if opened.clears_setuid:
-            self._metadata.clear_setuid(opened.file)
-        if self._flush_mode is FlushMode.SYNC:
-            _raise_unheard(opened)
-        return len(data)
+        return await self._opens.write(handle, offset, data)
 
     async def flush(self, handle: int) -> None:
-        """close(2), of every duplicate of a descriptor. Raises: a failed flush's error, once."""
-        opened = self._files[handle]
-        if not opened.is_writable and not opened.file.is_new:  # O_CREAT may come with O_RDONLY
-            return
-        if self._flush_mode is FlushMode.LAZY:
-            _raise_unheard(opened)
-        else:
-            await self._flush(opened)
+        await self._opens.flush(handle)
 
     async def sync(self, handle: int) -> None:
-        """fsync(2). Raises: a failed flush's error, once."""
-        await self._flush(self._files[handle])
+        await self._opens.sync(handle)
 
     async def release(self, handle: int) -> None:
-        """The last descriptor is gone. What came after the last flush (mmap) is stored now.
-
-        What has just failed is not tried again here: close(2) has said so, and a second failure
-        would be news to nobody but the next opener. Nor must that one, which may be the program
-        that just closed the file, meet bytes that are about to be given up.
-        """
-        opened = self._files.pop(handle)
-        self._ahead.close(opened.ahead)
-        node = opened.node
-        node.file.writer_count -= opened.is_writable
-        is_due = opened.is_writable and self._flush_mode is not FlushMode.LAZY
-        try:
-            if is_due and not self._cache.has_failed(node.file):
-                await self._cache.flush(node.file)
-        finally:
-            node.open_count -= 1
-            self._after_release(node)
+        await self._opens.release(handle)
 
     # Directories
 
@@ -439,16 +373,6 @@ class Filesystem:
 
     # Inside
 
-    async def _flush(self, opened: FileHandle) -> None:
-        """Who waits for a flush that fails hears of it, though another, by the same handle (a
-        forked child's close), may have heard first."""
-        file = opened.file
-        error_count = file.error_count
-        await self._cache.flush(file)
-        _raise_unheard(opened)
-        if file.error is not None and file.error_count > error_count:
-            raise file.error
-
     async def _remove(self, key: ObjectKey) -> None:
         await self._sequencer.run(key, lambda progress: self._removal.remove(key, progress))
 
@@ -490,18 +414,6 @@ class Filesystem:
             return self._objects.freshness_s(node, has_looked_up)
         return DIRECTORY_FRESHNESS_S  # of what this mount changes in it the kernel knows
 
-    def _opened(self, node: FileNode, flags: int, head: ReadResult | None = None) -> OpenFile:
-        is_writable = _is_for_writing(flags)
-        if flags & os.O_TRUNC:
-            self._cache.truncate(node.file, 0)
-        opened = FileHandle(node, is_writable, bool(flags & os.O_APPEND))
-        opened.head = head
-        node.open_count += 1
-        node.file.writer_count += is_writable
-        keeps_pages, node.has_stale_pages = not node.has_stale_pages, False
-        keeps_attributes = node.shown_version in (None, node.file.base.version)
-        return OpenFile(self._files.add(opened), keeps_pages, keeps_attributes)
-
     async def _truncate(self, node: FileNode, size: int, has_handle: bool) -> None:
         file = node.file
         if not has_handle:
@@ -533,36 +445,3 @@ class Filesystem:
         ]
         if failures:
             raise failures[0]
-
-    def _after_flush(self, file: CachedFile) -> None:
-        node = self._nodes.find_file(file.key)
-        if node is not None and node.file is file:
-            self._drop_if_given_up(node)
-            self._nodes.drop_if_unused(node)
-
-    def _after_release(self, node: FileNode) -> None:
-        file = node.file
-        if not file.writer_count and self._cache.has_failed_for_good(file):
-            self._cache.give_up(file)
-            node.has_stale_pages = True  # the kernel has what is given up
-            self._drop_if_given_up(node)
-        if not node.open_count and file.orphan is not None:
-            file.orphan.close()
-            file.orphan = None
-        self._nodes.drop_if_unused(node)
-
-    def _drop_if_given_up(self, node: FileNode) -> None:
-        """A new file that could not be stored does not exist."""
-        if node.file.is_new and node.file.is_clean:
-            node.file.is_unlinked = True
-            self._nodes.unlink(node)
-
-
-def _is_for_writing(flags: int) -> bool:
-    return flags & os.O_ACCMODE != os.O_RDONLY or bool(flags & os.O_TRUNC)
-
-
-def _raise_unheard(handle: FileHandle) -> None:
-    error = handle.unheard_error()
-    if error is not None:
-        raise error

@@ -5,7 +5,6 @@ mount neither ends nor grows, and its log says nothing.
 """
 
 import contextlib
-import ctypes
 import errno
 import os
 import random
@@ -20,6 +19,7 @@ from radosmount.store import posix
 from radosmount.store.names import EMPTY_COMPONENT, TREE
 from tests.battery.row import Arena, Row, RowFailed
 from tests.mount.mounting import Mount
+from tests.mount.raw_objects import RawPool, raw_pool
 
 PIECES: Final = (
     *(b"%", b"%2F", b"%2E", b"%25", b"%00", b"%-", b"%@", b"%.", b"%~", b"25", b"/", b"//"),
@@ -38,14 +38,6 @@ VIEWS: Final = ("names=tree", "names=flat", "names=tree,posix", "names=flat,posi
 GROWTH_MAX_KIB: Final = 6 * 1024  # of a walk that has been walked before
 LARGE_BYTES: Final = 65537
 
-_librados = ctypes.CDLL("librados.so.2")
-_librados.rados_create_write_op.restype = ctypes.c_void_p
-
-
-def _check(code: int) -> None:
-    if code < 0:
-        raise OSError(-code, os.strerror(-code))
-
 
 @dataclass
 class Hostile:
@@ -57,47 +49,12 @@ class Hostile:
     xattrs: dict[bytes, bytes] = field(default_factory=dict)
     omap: dict[bytes, bytes] = field(default_factory=dict)
 
-
-class HostilePool:
-    """librados's C interface: the binding takes no bytes for names."""
-
-    def __init__(self, ioctx: ctypes.c_void_p) -> None:
-        self._ioctx = ioctx
-
-    def put(self, item: Hostile) -> None:
-        _librados.rados_ioctx_locator_set_key(self._ioctx, item.locator or None)
-        content, name = item.content, item.name
-        size = ctypes.c_size_t(len(content))
-        _check(_librados.rados_write_full(self._ioctx, name, content, size))
-        for key, value in item.xattrs.items():
-            size = ctypes.c_size_t(len(value))
-            _check(_librados.rados_setxattr(self._ioctx, name, key, value, size))
-        if item.omap:
-            self._set_omap(name, item.omap)
-
-    def _set_omap(self, name: bytes, omap: dict[bytes, bytes]) -> None:
-        count = len(omap)
-        keys = (ctypes.c_char_p * count)(*omap)
-        values = (ctypes.c_char_p * count)(*omap.values())
-        lengths = (ctypes.c_size_t * count)(*map(len, omap.values()))
-        operation = ctypes.c_void_p(_librados.rados_create_write_op())
-        _librados.rados_write_op_omap_set(operation, keys, values, lengths, ctypes.c_size_t(count))
-        _check(_librados.rados_write_op_operate(operation, self._ioctx, name, None, 0))
-        _librados.rados_release_write_op(operation)
-
-
-@contextlib.contextmanager
-def hostile_pool(conf_path: Path, pool: str) -> Iterator[HostilePool]:
-    cluster, ioctx = ctypes.c_void_p(), ctypes.c_void_p()
-    _check(_librados.rados_create(ctypes.byref(cluster), b"admin"))
-    try:
-        _check(_librados.rados_conf_read_file(cluster, os.fsencode(conf_path)))
-        _check(_librados.rados_connect(cluster))
-        _check(_librados.rados_ioctx_create(cluster, pool.encode(), ctypes.byref(ioctx)))
-        yield HostilePool(ioctx)
-        _librados.rados_ioctx_destroy(ioctx)
-    finally:
-        _librados.rados_shutdown(cluster)
+    def put(self, pool: RawPool) -> None:
+        pool.put(self.name, self.content, self.locator or None)
+        for key, value in self.xattrs.items():
+            pool.set_xattr(self.name, key, value)
+        if self.omap:
+            pool.set_omap(self.name, self.omap)
 
 
 # What is put
@@ -277,9 +234,9 @@ def show_hostile_objects(arena: Arena) -> None:
     arena.lab.create_pool(pool)
     try:
         items = make_items(arena.random, arena.sizes["objects"])
-        with hostile_pool(arena.lab.conf_path, pool) as objects:
+        with raw_pool(arena.lab.conf_path, pool) as objects:
             for item in items:
-                objects.put(item)
+                item.put(objects)
                 arena.figures.faults += 1
         growth_max_kib = 0
         for view in VIEWS:

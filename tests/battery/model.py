@@ -225,7 +225,7 @@ class Program:
             return
         data = self.random.randbytes(self.random.choice((1, 5, 40)))
         offset = self.random.randrange(60)
-        if self.mount.fs._files[item.handle].is_append:
+        if self.mount.fs._opens.handles[item.handle].is_append:
             offset = len(item.file.content)
         await self.mount.fs.write(item.handle, offset, data)
         before = item.file.content.ljust(offset, b"\0")
@@ -442,7 +442,7 @@ def verify_empty(mount: MountBench) -> None:
     held = {
         "dirty bytes": mount.fs.dirty_bytes(),
         "unwritten": len(mount.fs.unwritten()),
-        "read ahead": mount.fs._ahead.held_bytes,
+        "read ahead": mount.fs._opens.ahead.held_bytes,
         "inodes": len(mount.fs._nodes) - len(unheard) - 1,
     }
     if any(held.values()):

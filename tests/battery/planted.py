@@ -48,7 +48,7 @@ BUGS = (
     Bug(
         "behind",
         "an open does not drop the kernel's pages of an older version",
-        "vfs/filesystem.py",
+        "vfs/openfiles.py",
         "keeps_pages, node.has_stale_pages = not node.has_stale_pages, False",
         "keeps_pages = True",
     ),
@@ -76,12 +76,9 @@ BUGS = (
     Bug(
         "kill-9",
         "fsync does not wait for the flush",
-        "vfs/filesystem.py",
-        '        """fsync(2). Raises: a failed flush\'s error, once."""\n'
-        "        opened = self._files[handle]\n"
-        "        await self._cache.flush(opened.file)",
-        '        """fsync(2). Raises: a failed flush\'s error, once."""\n'
-        "        opened = self._files[handle]",
+        "vfs/openfiles.py",
+        "await self._flush(self.handles[handle])",
+        "pass",
     ),
     Bug(
         "kill-9",
@@ -175,11 +172,15 @@ def plant(bug: Bug, folder: Path) -> None:
     """A copy of the package and of the tests, with the bug. Raises: RowFailed."""
     for name in ("radosmount", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    path = folder / "radosmount" / bug.file
-    source = path.read_text()
+    (folder / "radosmount" / bug.file).write_text(with_bug(bug))
+
+
+def with_bug(bug: Bug) -> str:
+    """The module as it is with the bug. Raises: RowFailed where there is no one place for it."""
+    source = (ROOT / "radosmount" / bug.file).read_text()
     if source.count(bug.text) != 1:
         raise RowFailed(f"{bug.file} has not exactly one {bug.text!r}: plant it anew")
-    path.write_text(source.replace(bug.text, bug.planted))
+    return source.replace(bug.text, bug.planted)
 
 
 def fails(row: str, folder: Path, seed: int) -> bool:

@@ -239,7 +239,7 @@ class World:
         assert self.mount.fs.unwritten() == []
         assert self.mount.fs.dirty_bytes() == 0
         await trio.testing.wait_all_tasks_blocked()
-        assert self.mount.fs._ahead.held_bytes == 0
+        assert self.mount.fs._opens.ahead.held_bytes == 0
         self.forget()
         assert len(self.mount.fs._nodes) == 1
         assert self.mount.fs._nodes[ROOT_INO] is not None

@@ -93,7 +93,7 @@ class ReadBench(MountBench):
 
     @property
     def held_bytes(self) -> int:
-        return self.fs._ahead.held_bytes
+        return self.fs._opens.ahead.held_bytes
 
 
 @contextlib.asynccontextmanager
@@ -103,8 +103,8 @@ async def read_bench(nursery: trio.Nursery) -> AsyncIterator[ReadBench]:
     await bench.fs.start()
     yield bench
     await wait_all_tasks_blocked()
-    for handle in list(bench.fs._files._handles):
+    for handle in list(bench.fs._opens.handles._handles):
         await bench.close(handle)
     await wait_all_tasks_blocked()
     assert bench.held_bytes == 0
-    assert bench.fs._ahead._holders == {}
+    assert bench.fs._opens.ahead._holders == {}

@@ -87,7 +87,7 @@ async def test_a_suspect_file_is_not_read_from_chunks(mount: ReadBench) -> None:
     handle = await mount.begin()
     await wait_all_tasks_blocked()
     mount.store.put_now(key_of(b"f"), OTHER)
-    mount.fs._files[handle].file.is_suspect = True
+    mount.fs._opens.handles[handle].file.is_suspect = True
     assert await mount.read(handle, 3 * STEP, STEP) == OTHER[3 * STEP : 4 * STEP]
 
 
@@ -98,7 +98,7 @@ async def test_a_fetch_finds_another_version(mount: ReadBench) -> None:
     mount.store.put_now(key_of(b"f"), OTHER)
     mount.at_once(handle, 3 * STEP, STEP)
     await wait_all_tasks_blocked()
-    assert mount.fs._files[handle].file.is_suspect
+    assert mount.fs._opens.handles[handle].file.is_suspect
 
 
 async def test_a_fetch_finds_what_we_stored(mount: ReadBench) -> None:
@@ -116,7 +116,7 @@ async def test_a_fetch_finds_what_we_stored(mount: ReadBench) -> None:
     await mount.fs.sync(handle)
     gate.set()
     await wait_all_tasks_blocked()
-    assert not mount.fs._files[handle].file.is_suspect
+    assert not mount.fs._opens.handles[handle].file.is_suspect
 
 
 async def test_an_xattr_changes_the_version(mount: ReadBench) -> None:
@@ -331,4 +331,4 @@ async def play_changes(
             offsets[index], oldest[index] = 0, len(versions) - 1
         else:
             mount.store.fail_next(Disconnected("injected"), is_read, skip_count=index)
-        assert mount.fs._ahead.held_bytes <= KIB
+        assert mount.fs._opens.ahead.held_bytes <= KIB
