@@ -29,6 +29,7 @@ from radosmount.errors import (
     NotDirectory,
     NotPermitted,
     ObjectNotFound,
+    StoreError,
 )
 from radosmount.store.interface import ObjectKey, ObjectStat, Store
 from radosmount.store.names import (
@@ -51,6 +52,7 @@ from radosmount.vfs.listing import (
     tree_entries,
 )
 from radosmount.vfs.lookahead import LookAhead
+from radosmount.vfs.nameindex import NameIndex
 from radosmount.vfs.nodes import (
     DirectoryNode,
     Node,
@@ -295,12 +297,14 @@ class Directories:
     async def _child_of_tree(self, directory: DirectoryNode, name: bytes, caller: int) -> Node:
         """Of a name that is both, only the index tells that it is a directory, too."""
         node = DirectoryNode(directory.place, (*directory.path, name))
-        index = await self._tree(node.place).current(IMPLIED_FRESHNESS_S)
-        if index.has_directory(node.path):
+        index: NameIndex | None = None
+        with contextlib.suppress(StoreError):  # who asks for an object need not have the others'
+            index = await self._tree(node.place).current(IMPLIED_FRESHNESS_S)
+        if index is not None and index.has_directory(node.path):
             return await self._known_node(node)
         key = self._tree_key(directory, name)
         marker: Ticket[bool] | None = None
-        if not index.has_file(node.path):  # a new name: the object and the marker at once
+        if index is None or not index.has_file(node.path):  # new: the object and the marker at once
             marker = self._ask_marker(node)
         try:
             return await self._look_up(key, caller)
@@ -344,7 +348,7 @@ class Directories:
         return True
 
     async def _is_implied(self, node: DirectoryNode) -> bool:
-        index = await self._tree(node.place).listed(IMPLIED_FRESHNESS_S)
+        index = await self._tree(node.place).latest(IMPLIED_FRESHNESS_S)
         return index.has_directory(node.path)
 
     def _has_directory(self, node: DirectoryNode) -> bool:

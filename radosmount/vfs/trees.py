@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 LONG_LISTING_S: Final = 0.1
 # How late the cluster is to tell (mgr_stats_period is 5 s; 3.5 to 5 s were seen).
 USAGE_LAG_S: Final = 10.0
+# So long nobody waits for a listing again after one has failed: it is tried in the background.
+FAILURE_FRESHNESS_S: Final = 30.0
 # A monitor answers in milliseconds; who has none lists.
 USAGE_WAIT_S: Final = 1.0
 
@@ -50,6 +52,8 @@ class Tree:
         self._took_s = 0.0
         self._written: tuple[int, int] | None = None  # what the cluster said before it
         self._listing: Ticket[None] | None = None  # while one is being made
+        self._failure: StoreError | None = None  # of the last one
+        self._failed_s = -math.inf
         self._is_refreshing = False
         self._changes: list[tuple[ObjectName, bool]] = []  # ours, meanwhile
 
@@ -63,12 +67,32 @@ class Tree:
 
         Raises: what listing raises.
         """
-        if self._index is None:
+        if self._index is None and self._has_just_failed() is None:
             return await self.index(max_age_s)
+        return self._as_it_is(max_age_s)
+
+    async def latest(self, max_age_s: float) -> NameIndex:
+        """As `listed`; but where the pool cannot be listed, as old as it is.
+
+        Raises: what listing raises, where there is none.
+        """
+        if self._has_just_failed() is None:
+            with contextlib.suppress(StoreError):
+                return await self.listed(max_age_s)
+        return self._as_it_is(max_age_s)
+
+    def _as_it_is(self, max_age_s: float) -> NameIndex:
         if self.known(max_age_s) is None and not self._is_refreshing:
             self._is_refreshing = True
             self._nursery.start_soon(self.refresh, max_age_s)
+        if self._index is None:
+            assert self._failure is not None
+            raise self._failure
         return self._index
+
+    def _has_just_failed(self) -> StoreError | None:
+        is_fresh = trio.current_time() - self._failed_s < FAILURE_FRESHNESS_S
+        return self._failure if is_fresh else None
 
     async def index(self, max_age_s: float) -> NameIndex:
         """The names as they were at most `max_age_s` before this call, or later.
@@ -136,8 +160,12 @@ class Tree:
             for found, is_there in self._changes:
                 _apply(index, found, is_there)
             self._index, self._took_s = index, trio.current_time() - began_s
+            self._failure = None
             if doubt_count == self._doubt_count:
                 self._began_s, self._written = began_s, written
+        except StoreError as failure:
+            self._failure, self._failed_s = failure, trio.current_time()
+            raise
         finally:
             self._listing = None
 
