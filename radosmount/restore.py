@@ -19,6 +19,7 @@ from radosmount.cache.file import NOTHING, CachedFile, Flight
 from radosmount.cache.flush import Flusher, FlushFailed
 from radosmount.cache.spool import rewrite
 from radosmount.cache.spoolfile import Spooled, decode, movable
+from radosmount.cache.stalls import Stalls
 from radosmount.config import MIB, CacheConfig, ConflictMode, StoreConfig
 from radosmount.errors import SpoolError, StoreError, VersionConflict
 from radosmount.store.interface import ObjectKey, Store
@@ -120,7 +121,7 @@ def _prepare(store: Store, target: Spooled, manner: Manner) -> tuple[Flusher, Ca
         atomic_max_bytes=store.limits.operation_bytes_max,
         conflict=ConflictMode.LAST_WRITER if overwrites else ConflictMode.FAIL,
     )
-    flusher = Flusher(store, config, Budget(IN_FLIGHT_BYTES_MAX), lambda file: None)
+    flusher = Flusher(store, config, Budget(IN_FLIGHT_BYTES_MAX), Stalls(), lambda file: None)
     if not manner.is_forced:  # a run before this one may have been killed half way
         attempts = (*attempts, flusher.attempt_of(flight))
         flight = movable(flight, attempts)

@@ -2,21 +2,35 @@
 
 Owner of the fact "how many dirty bytes are held". Who wants to add some reserves first; what
 a flush has stored, or what was discarded, is released. Waiters are served in order, so that
-a large request is not starved by small ones.
+a large request is not starved by small ones; but one that may use more of the bound does not
+wait for one that may not.
 """
 
 from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import trio
 
 
+@dataclass(eq=False, slots=True)
+class _Turn:
+    byte_count: int
+    limit: Callable[[], int]
+    admitted: trio.Event = field(default_factory=trio.Event)
+
+
 class Budget:
     """Bytes that may be held at once. One request may be larger than all: it then waits until
-    nothing else is held."""
+    nothing else is held.
+
+    `limit`, of a request: how many it may make them, at most `limit_bytes`. It is asked for anew
+    as long as the request waits.
+    """
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
-        self._waiting: deque[tuple[int, trio.Event]] = deque()
+        self._waiting: deque[_Turn] = deque()
         self.held_bytes = 0
 
     @property
@@ -27,39 +41,49 @@ class Budget:
     def has_waiters(self) -> bool:
         return bool(self._waiting)
 
-    def try_reserve(self, byte_count: int) -> bool:
+    def try_reserve(self, byte_count: int, limit_bytes: int | None = None) -> bool:
         """Take `byte_count` at once where there is room and nobody waits before us."""
-        if self._waiting or not self._fits(byte_count):
+        limit = self._limit_bytes if limit_bytes is None else limit_bytes
+        if not self._fits(byte_count, limit):
+            return False
+        if any(turn.limit() >= limit for turn in self._waiting):
             return False
         self.held_bytes += byte_count
         return True
 
-    async def reserve(self, byte_count: int) -> None:
+    async def reserve(self, byte_count: int, limit: Callable[[], int] | None = None) -> None:
         """Take `byte_count`, waiting for room. Cancelling the wait takes nothing."""
-        if self.try_reserve(byte_count):
+        if self.try_reserve(byte_count, limit and limit()):
             return
-        turn = (byte_count, trio.Event())
+        turn = _Turn(byte_count, limit or (lambda: self._limit_bytes))
         self._waiting.append(turn)
         try:
-            await turn[1].wait()
+            await turn.admitted.wait()
         except trio.Cancelled:
-            if turn[1].is_set():
+            if turn.admitted.is_set():
                 self.release(byte_count)
             else:
                 self._waiting.remove(turn)
-                self._admit()
+                self.admit()
             raise
 
     def release(self, byte_count: int) -> None:
         self.held_bytes -= byte_count
         assert self.held_bytes >= 0, "released more than was reserved"
-        self._admit()
+        if self._waiting:
+            self.admit()
 
-    def _fits(self, byte_count: int) -> bool:
-        return self.held_bytes == 0 or self.held_bytes + byte_count <= self._limit_bytes
+    def admit(self) -> None:
+        """Let in who waits and has room by now: after a release, or where limits have changed."""
+        refused_bytes = 0  # the largest limit of those that wait on
+        for turn in tuple(self._waiting):
+            limit = turn.limit()
+            if limit > refused_bytes and self._fits(turn.byte_count, limit):
+                self._waiting.remove(turn)
+                self.held_bytes += turn.byte_count
+                turn.admitted.set()
+            else:
+                refused_bytes = max(refused_bytes, limit)
 
-    def _admit(self) -> None:
-        while self._waiting and self._fits(self._waiting[0][0]):
-            byte_count, event = self._waiting.popleft()
-            self.held_bytes += byte_count
-            event.set()
+    def _fits(self, byte_count: int, limit_bytes: int) -> bool:
+        return self.held_bytes == 0 or self.held_bytes + byte_count <= limit_bytes

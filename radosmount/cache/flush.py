@@ -15,6 +15,8 @@ from radosmount.cache.budget import Budget
 from radosmount.cache.file import Attempt, CachedFile, Flight, PartlyStored
 from radosmount.cache.kept import KeptContents
 from radosmount.cache.plan import Plan, gives_xattrs, plan_flush
+from radosmount.cache.room import Room
+from radosmount.cache.stalls import Stalls
 from radosmount.config import CacheConfig
 from radosmount.errors import ObjectExists, ObjectNotFound, StoreError, VersionConflict
 from radosmount.store.interface import (
@@ -46,19 +48,22 @@ class FlushFailed(Exception):
 
 
 class Flusher:
-    """`in_flight` bounds the bytes that the operations of all files carry together.
-    `progress(file)` is called at every acknowledgement."""
+    """`in_flight` bounds the bytes that the operations of all files carry together; `stalls` is
+    told of them. `progress(file)` is called at every acknowledgement."""
 
     def __init__(
         self,
         store: Store,
         config: CacheConfig,
         in_flight: Budget,
+        stalls: Stalls,
         progress: Callable[[CachedFile], None],
     ) -> None:
         self._store = store
         self._config = config
         self._in_flight = in_flight
+        self._stalls = stalls
+        self._room = Room(store, in_flight, stalls)
         self._progress = progress
         self._kept = KeptContents()
 
@@ -194,10 +199,14 @@ class Flusher:
         byte_count = sum(
             len(step.data) for step in change.steps if isinstance(step, Write | WriteFull)
         )
-        await self._in_flight.reserve(byte_count)
+        await self._room.take(file, byte_count)
+        self._stalls.asked(file, trio.current_time())
+        is_stored = False
         try:
             version = await self._store.apply(file.key, change)
+            is_stored = True
         finally:
+            self._stalls.answered(file, trio.current_time(), is_stored)
             self._in_flight.release(byte_count)
         self._progress(file)
         return version

@@ -13,6 +13,7 @@ flush is `plan`'s and `flush`'s; here is who waits for what, within which bounds
 import contextlib
 import functools
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,9 +25,11 @@ from radosmount.cache.budget import Budget
 from radosmount.cache.extents import Buffer
 from radosmount.cache.file import Attempt, CachedFile, Flight
 from radosmount.cache.flush import Flusher, FlushFailed
+from radosmount.cache.room import Room
 from radosmount.cache.sequencer import Sequencer
 from radosmount.cache.spool import Spooler
 from radosmount.cache.spoolfile import Spooled, movable
+from radosmount.cache.stalls import Stalls
 from radosmount.cache.ticket import Ticket
 from radosmount.config import MIB, CacheConfig, FlushMode
 from radosmount.errors import (
@@ -91,9 +94,10 @@ class PageCache:
         # in equal parts, for the copies that operations in flight carry and librados's of those.
         self._budget = Budget(config.size_bytes // 2)
         self._stream_bytes = min(STREAM_BYTES, config.size_bytes // 8)
-        self._flusher = Flusher(
-            store, config, Budget(config.size_bytes * 3 // 16), self._note_progress
-        )
+        self._in_flight = Budget(config.size_bytes * 3 // 16)
+        self._stalls = Stalls()
+        self._room = Room(store, self._budget, self._stalls)
+        self._flusher = Flusher(store, config, self._in_flight, self._stalls, self._note_progress)
         self._dirty: dict[CachedFile, _Schedule] = {}
         self._has_dirty = trio.Event()
         self._progress_s = 0.0
@@ -161,7 +165,7 @@ class PageCache:
         `flush=sync` the flush's error.
         """
         self._check_storable(file, len(data))
-        await self._reserve(len(data))
+        await self._reserve(file, len(data))
         offset = file.size if is_append else offset
         try:
             self._check_change(file, offset + len(data))
@@ -266,6 +270,7 @@ class PageCache:
             await self._has_dirty.wait()
             await trio.sleep(min(TICK_S, self._config.dirty_expire_s))
             now_s = trio.current_time()
+            self._look_for_stalls()
             for file, schedule in list(self._dirty.items()):
                 if self._is_due(file, schedule, now_s):
                     self._start_flush(file)
@@ -454,6 +459,7 @@ class PageCache:
         schedule.failed_for_good = not cause.is_transient
         schedule.retry_delay_s = min(max(2 * schedule.retry_delay_s, 1.0), RETRY_DELAY_S_MAX)
         schedule.retry_at_s = trio.current_time() + schedule.retry_delay_s
+        self._look_for_stalls()
 
     def _after_flush(self, file: CachedFile) -> None:
         if file.is_clean:
@@ -471,23 +477,34 @@ class PageCache:
 
     # Room
 
-    async def _reserve(self, byte_count: int) -> None:
-        if self._budget.try_reserve(byte_count):
+    def _look_for_stalls(self) -> None:
+        failing = filter(self._is_failing, self._dirty)
+        if self._stalls.look(trio.current_time(), failing):
+            self._budget.admit()
+            self._in_flight.admit()
+
+    async def _reserve(self, file: CachedFile, byte_count: int) -> None:
+        """Raises: DeadlineExceeded once nothing was acknowledged for `timeout`: of the file, where
+        that is what takes the room, else of any."""
+        if self._room.try_take(file, byte_count):
             return
         self._relieve(is_short=True)
         deadline_s = trio.current_time() + self._config.timeout_s
         while True:
             with trio.move_on_at(deadline_s) as scope:
-                await self._budget.reserve(byte_count)
+                await self._room.take(file, byte_count)
             if not scope.cancelled_caught:
                 return
-            deadline_s = self._progress_s + self._config.timeout_s
+            progress_s = self._progress_s
+            if self._stalls.has(file):
+                progress_s = self._dirty[file].progress_s if file in self._dirty else -math.inf
+            deadline_s = progress_s + self._config.timeout_s
             if trio.current_time() >= deadline_s:
                 raise DeadlineExceeded("the cache is full and nothing of it is being stored")
 
     def _relieve(self, is_short: bool = False) -> None:
         """Where writers wait for room, flush the largest files; those that are held back for
-        an atomic write only where nothing else is under way."""
+        an atomic write only where nothing else that is answered is under way."""
         if not is_short and not self._budget.has_waiters:
             return
         now_s = trio.current_time()
@@ -502,7 +519,11 @@ class PageCache:
         streaming = [file for file in idle if not self._is_held_back(file)]
         for file in streaming:
             self._start_flush(file)
-        if not any(schedule.is_under_way for schedule in self._dirty.values()) and idle:
+        is_coming = any(
+            schedule.is_under_way and not self._stalls.has(file)
+            for file, schedule in self._dirty.items()
+        )
+        if idle and not is_coming:
             self._start_flush(max(idle, key=lambda file: file.dirty_byte_count))
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import pytest
 import rados
@@ -112,6 +113,51 @@ def test_writes_to_a_dead_osd(faulty: Lab, client: rados.Ioctx, name: str) -> No
             os.fsync(first)
 
 
+READS: Final = """\
+import pathlib, sys
+print("ready", flush=True)
+input()
+pathlib.Path(sys.argv[1]).read_bytes()
+"""
+STORES: Final = """\
+import os, sys
+descriptor = os.open(sys.argv[1], os.O_WRONLY)
+os.write(descriptor, b"stored later")
+print("ready", flush=True)
+input()
+os.fsync(descriptor)
+"""
+
+
+@pytest.mark.parametrize("program", [READS, STORES], ids=["reads", "stores"])
+def test_a_killed_program_is_gone(
+    faulty: Lab, client: rados.Ioctx, name: str, program: str
+) -> None:
+    """A program that is killed while RADOS does not answer it is gone once that request has ended,
+    and the close of what it has written: each after `timeout` at the latest."""
+    client.write_full(name, b"content")
+    with mounted(faulty, f"ceph:{POOL}", f"timeout={TIMEOUT_S}", expected=["."]) as mount:
+        path = mount.path / name
+        child = subprocess.Popen(
+            [sys.executable, "-c", program, str(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert child.stdin
+        assert child.stdout
+        assert child.stdout.readline() == "ready\n"
+        faulty.signal("osd.0", signal.SIGSTOP)
+        child.stdin.write("\n")
+        child.stdin.flush()
+        wchan = Path(f"/proc/{child.pid}/wchan")
+        eventually(lambda: wchan.read_text() == "request_wait_answer")
+        child.kill()
+        child.communicate(timeout=2 * TIMEOUT_S + SLACK_S)
+        assert child.returncode == -signal.SIGKILL
+        resume(faulty, lambda: can(path.read_bytes))
+
+
 def test_df_without_a_monitor(own_lab: Lab, client: rados.Ioctx, name: str) -> None:
     """df waits at most two seconds for a monitor, and shows the last known values where none
     answers. Objects are read and written without one."""
@@ -209,6 +255,55 @@ def test_a_writer_waits_for_room(faulty: Lab, name: str) -> None:
             faulty.signal("osd.0", signal.SIGCONT)
             writing.result(60)
         assert path.read_bytes() == content
+
+
+def test_others_go_on_beside_a_dead_osd(name: str) -> None:
+    """Files whose OSD does not answer leave a quarter of that to others, which are written and
+    stored meanwhile."""
+    with temporary_lab(osd_count=2, pools=(POOL,)) as lab:
+        dead, well = names_of_osd(lab, name, 1)[:3], names_of_osd(lab, name, 0)[:8]
+        with mounted(lab, f"ceph:{POOL}", "timeout=60,cache_size=16M", expected=["."]) as mount:
+            assert os.listdir(mount.path) == []
+            with contextlib.ExitStack() as files, ThreadPoolExecutor(len(dead)) as writers:
+                opened_files = [files.enter_context((mount.path / one).open("wb")) for one in dead]
+                lab.signal("osd.1", signal.SIGSTOP)
+                stuck = [writers.submit(write_much, file, 32 * MIB) for file in opened_files]
+                with pytest.raises(NotYet):
+                    stuck[0].result(3)
+                began_s = time.monotonic()
+                for one in well:
+                    (mount.path / one).write_bytes(one.encode() * 100_000)
+                took_s = time.monotonic() - began_s
+                assert not any(writing.done() for writing in stuck)
+                lab.signal("osd.1", signal.SIGCONT)
+                for writing in stuck:
+                    writing.result(60)
+            assert took_s < SLACK_S
+            for one in well:
+                assert lab.rados("-p", POOL, "get", one, "-") == one.encode() * 100_000
+
+
+def names_of_osd(lab: Lab, name: str, osd: int) -> list[str]:
+    """Where a look-up asks that OSD alone: for the object, and for a directory's marker."""
+    cluster = rados.Rados(name="client.admin", conffile=str(lab.conf_path))
+    cluster.connect(timeout=30)
+
+    def osd_of(object_name: str) -> int:
+        question = {"prefix": "osd map", "pool": POOL, "object": object_name, "format": "json"}
+        _, answer, _ = cluster.mon_command(json.dumps(question), b"")
+        found: int = json.loads(answer)["acting_primary"]
+        return found
+
+    try:
+        names = [f"{name}-{number}" for number in range(64)]
+        return [one for one in names if osd_of(one) == osd_of(f"{one}/") == osd]
+    finally:
+        cluster.shutdown()
+
+
+def write_much(file: BinaryIO, byte_count: int) -> None:
+    for _ in range(byte_count // MIB):
+        file.write(bytes(MIB))
 
 
 def test_a_full_pool(faulty: Lab, name: str) -> None:

@@ -90,6 +90,44 @@ async def test_cancelled_when_just_admitted(nursery: trio.Nursery) -> None:
     assert budget.held_bytes == 0
 
 
+async def test_a_larger_limit_does_not_wait_behind_a_smaller_one(nursery: trio.Nursery) -> None:
+    """Who may hold more passes those that may not, and nobody else passes anyone."""
+    budget, order = Budget(10), list[int]()
+    limits = {2: 7, 3: 10}
+    assert budget.try_reserve(6, 7)
+
+    async def hold_limited(byte_count: int) -> None:
+        await budget.reserve(byte_count, lambda: limits[byte_count])
+        order.append(byte_count)
+
+    nursery.start_soon(hold_limited, 2)
+    await trio.testing.wait_all_tasks_blocked()
+    assert not budget.try_reserve(1, 7)
+    assert budget.try_reserve(1, 10)
+    nursery.start_soon(hold_limited, 3)
+    await trio.testing.wait_all_tasks_blocked()
+    assert order == [3]
+    limits[2] = 10
+    budget.release(1)
+    await trio.testing.wait_all_tasks_blocked()
+    assert order == [3]
+    budget.release(1)
+    await trio.testing.wait_all_tasks_blocked()
+    assert order == [3, 2]
+    assert budget.held_bytes == 10
+
+
+async def test_a_limit_that_has_changed(nursery: trio.Nursery) -> None:
+    """What waits is let in where its limit has grown, as soon as the budget is told."""
+    budget, limit = Budget(10), [5]
+    assert budget.try_reserve(5)
+    nursery.start_soon(budget.reserve, 3, lambda: limit[0])
+    await trio.testing.wait_all_tasks_blocked()
+    limit[0] = 10
+    budget.admit()
+    assert budget.held_bytes == 8
+
+
 def test_releasing_too_much_is_a_bug() -> None:
     """Releasing what was never reserved is caught."""
     with pytest.raises(AssertionError, match="released more"):

@@ -1,0 +1,57 @@
+"""Room for the bytes of files, in a budget, so that some cannot take all of it from the others.
+
+A dead OSD holds the bytes of its files until they have timed out, and afterwards they are kept. So
+a quarter of a budget is for nobody, until some files are stalled: then it is for those that are not
+(docs/decisions/0026).
+"""
+
+from typing import Final
+
+import trio
+
+from radosmount.cache.budget import Budget
+from radosmount.cache.file import CachedFile
+from radosmount.cache.stalls import Stalls
+from radosmount.errors import ObjectNotFound, StoreError
+from radosmount.store.interface import Store
+
+COMMON_QUARTERS: Final = 3
+
+
+class Room:
+    def __init__(self, store: Store, budget: Budget, stalls: Stalls) -> None:
+        self._store = store
+        self._budget = budget
+        self._stalls = stalls
+
+    def try_take(self, file: CachedFile, byte_count: int) -> bool:
+        """Whether there is room at once. What is taken goes back by `Budget.release`."""
+        is_heard = self._stalls.are_there and self._stalls.is_heard(file, trio.current_time())
+        return self._budget.try_reserve(byte_count, self._limit(file, is_heard))
+
+    async def take(self, file: CachedFile, byte_count: int) -> None:
+        """Wait for it. Cancelling takes nothing."""
+        if self.try_take(file, byte_count):
+            return
+        is_heard = self._stalls.is_heard(file, trio.current_time()) or await self._probe(file)
+        await self._budget.reserve(byte_count, lambda: self._limit(file, is_heard))
+
+    def _limit(self, file: CachedFile, is_heard: bool) -> int:
+        is_privileged = is_heard and self._stalls.are_there and not self._stalls.has(file)
+        limit = self._budget.limit_bytes
+        return limit if is_privileged else limit * COMMON_QUARTERS // 4
+
+    async def _probe(self, file: CachedFile) -> bool:
+        """Whether the file's OSD answers: by a question that takes no room."""
+        self._stalls.asked(file, trio.current_time())
+        is_well = False
+        try:
+            await self._store.stat(file.key)
+            is_well = True
+        except ObjectNotFound:
+            is_well = True
+        except StoreError:
+            pass  # who has bytes to store there will hear of it by those
+        finally:
+            self._stalls.answered(file, trio.current_time(), is_well)
+        return is_well

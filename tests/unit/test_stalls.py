@@ -1,0 +1,109 @@
+"""Who is not answered leaves room to the others."""
+
+import itertools
+
+import pytest
+import trio
+import trio.testing
+
+from radosmount.cache.file import CachedFile
+from radosmount.cache.stalls import Stalls
+from radosmount.config import MIB
+from radosmount.errors import DeadlineExceeded, TimedOut
+from radosmount.store.interface import ObjectStat
+from radosmount.store.memory import Call
+from tests.support.stores import CacheBench, key_of
+
+
+def a_file() -> CachedFile:
+    return CachedFile(key_of(b"f"), ObjectStat(0, 1, 1))
+
+
+def test_a_file_without_answers_is_stalled() -> None:
+    """A file is stalled once what it asks for has no answer for a second; another one's answers
+    are no news of it, its own are."""
+    stalls, dead, other = Stalls(), a_file(), a_file()
+    stalls.asked(dead, 0.0)
+    stalls.asked(other, 0.0)
+    stalls.answered(other, 1.0, is_well=True)
+    assert not stalls.look(0.5, ())
+    assert stalls.look(1.5, ())
+    assert not stalls.look(1.6, ())
+    assert stalls.has(dead)
+    assert not stalls.has(other)
+    stalls.asked(dead, 1.7)
+    stalls.answered(dead, 2.0, is_well=True)
+    assert stalls.look(2.1, ())
+    assert not stalls.are_there
+    assert stalls.look(3.1, ())
+    assert stalls.has(dead)
+
+
+def test_failures_are_no_answers() -> None:
+    """What times out, or is refused, has stored nothing; between two tries it is as stalled."""
+    stalls, dead = Stalls(), a_file()
+    stalls.asked(dead, 0.0)
+    stalls.asked(dead, 0.9)
+    stalls.answered(dead, 0.9, is_well=False)
+    assert stalls.look(1.1, ())
+    stalls.answered(dead, 1.2, is_well=False)
+    assert not stalls.look(1.3, [dead])
+    assert not stalls.is_heard(dead, 1.3)
+    assert stalls.look(1.4, [])
+    assert not stalls.are_there
+
+
+def test_an_answer_is_good_for_a_while() -> None:
+    stalls, file, looked_up = Stalls(), a_file(), a_file()
+    looked_up.heard_s = 3.0
+    stalls.asked(file, 0.0)
+    stalls.answered(file, 1.0, is_well=True)
+    assert [stalls.is_heard(one, 5.0) for one in (file, looked_up, a_file())] == [True, True, False]
+    stalls.look(7.0, ())
+    assert [stalls.is_heard(one, 7.0) for one in (file, looked_up)] == [False, True]
+
+
+async def write_on(bench: CacheBench, file: CachedFile, byte_count: int) -> None:
+    for offset in range(0, byte_count, MIB):
+        await bench.cache.write(file, offset, bytes(MIB))
+
+
+@pytest.mark.expects_log("is not stored")
+async def test_others_go_on_beside_a_dead_osd(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """While files of one OSD fill the cache, those of others are written and stored as before;
+    and who waits for room for more of the former hears of it after the time-out."""
+    bench = CacheBench(nursery, size_bytes=32 * MIB, atomic_max_bytes=MIB)
+    nursery.start_soon(bench.cache.run)
+    failures: list[float] = []
+
+    async def delay(call: Call) -> None:
+        if call.key is not None and call.key.name.startswith(b"dead"):
+            await trio.sleep(bench.config.timeout_s)
+            raise TimedOut("no answer")
+
+    async def fill(name: bytes) -> None:
+        with pytest.raises((DeadlineExceeded, TimedOut)):
+            await write_on(bench, bench.new_file(name), 100 * MIB)
+        failures.append(trio.current_time())
+
+    bench.store.delay = delay
+    began_s = trio.current_time()
+    for number in range(3):
+        nursery.start_soon(fill, b"dead-%d" % number)
+    await trio.sleep(3)
+    for number in itertools.count():
+        if trio.current_time() - began_s > 25:
+            break
+        file = bench.new_file(b"other-%d" % number)
+        with trio.fail_after(1):
+            await write_on(bench, file, 8 * MIB)
+            await bench.cache.flush(file)
+        assert bench.stored(file.key.name) == bytes(8 * MIB)
+        await trio.sleep(0.5)
+    assert number > 20
+    await trio.sleep(3 * bench.config.timeout_s)
+    assert len(failures) == 3
+    assert max(failures) - began_s <= 2 * bench.config.timeout_s
+    bench.store.delay = None
