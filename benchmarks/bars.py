@@ -79,8 +79,8 @@ BARS: Final = (
 
 # Row: what a profile, or the count of round trips against the cluster's own latency, has shown.
 BOUNDS: Final[dict[str, str]] = {
-    "read-cold": "All cores are busy. Half of the client's and program's CPU is the program's: the"
-    " page cache and the copy from it, which ceph-fuse's reader pays as well.",
+    "read-cold": "The time is the client's CPU and the program's, one after the other. Half of it"
+    " is the program's: the page cache and the copy from it, which ceph-fuse's reader pays, too.",
     "write": "The cluster: librados, one write of 4 MiB after the other, is no faster. The first"
     " operation has the guard and goes alone; then four are under way.",
     "create-1": "The round trips are librados's (a stat, an exclusive create, a write_full; beside"

@@ -24,9 +24,9 @@ After each row the bytes are verified past the mount. `librados` makes the same 
 plain calls of the Python binding, in a row: a file system that reaches it adds nothing.
 """
 SHARES_NOTE: Final = """\
-µs an operation or MiB. Where as many cores are busy as there are, only less CPU would be faster,
-whoever's. Where librados's time and the client's CPU make up the time, nothing waits that could be
-sent at once: what is left is the CPU.
+µs an operation or MiB. Where librados's time and the client's CPU make up the time, nothing waits
+that could be sent at once: what is left is the CPU. Where as many cores are busy as there are, it
+is everyone's.
 """
 
 Cell = Callable[[Column, Column], str]
