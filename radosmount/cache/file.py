@@ -154,6 +154,7 @@ class CachedFile:
         "_dirty",
         "_flight",
         "_is_append",
+        "answered_s",
         "attempts",
         "bare_version",
         "base",
@@ -188,6 +189,7 @@ class CachedFile:
         self.bare_version = 0  # at which the object is known to have neither xattrs nor omap
         self.epoch = 0  # grows whenever an answer that was asked for before is outdated
         self.heard_s = float("-inf")  # when the store last said what it has (the caller's clock)
+        self.answered_s = float("-inf")  # or anything at all, while there was something to store
         self.writer_count = 0  # handles open for writing
         self.orphan: Orphan | None = None  # the content, once unlinked while open
         self.error: RadosmountError | None = None  # of the last flush that failed

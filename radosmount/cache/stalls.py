@@ -3,7 +3,6 @@
 Times are the caller's clock. Pure: no I/O, no awaits.
 """
 
-import math
 from collections.abc import Iterable
 from typing import Final
 
@@ -23,7 +22,6 @@ class Stalls:
     def __init__(self) -> None:
         # How much of a file is under way, and since when nothing was heard of it.
         self._asked: dict[CachedFile, tuple[int, float]] = {}
-        self._heard_s: dict[CachedFile, float] = {}
         self._stalled: frozenset[CachedFile] = frozenset()
 
     @property
@@ -40,18 +38,17 @@ class Stalls:
         if count > 1:
             self._asked[file] = count - 1, now_s if is_well else since_s
         if is_well:
-            self._heard_s[file] = now_s
+            file.answered_s = now_s
 
     def look(self, now_s: float, failing: Iterable[CachedFile]) -> bool:
         """`failing`: whose last flush has failed. Return whether it is not as it was before."""
         before = self._stalled
         silent = {file for file, (_, since_s) in self._asked.items() if now_s - since_s > STALL_S}
         self._stalled = frozenset(silent.union(failing))
-        self._heard_s = {file: s for file, s in self._heard_s.items() if now_s - s <= HEARD_S}
         return before != self._stalled
 
     def has(self, file: CachedFile) -> bool:
         return file in self._stalled
 
     def is_heard(self, file: CachedFile, now_s: float) -> bool:
-        return now_s - max(file.heard_s, self._heard_s.get(file, -math.inf)) <= HEARD_S
+        return now_s - max(file.heard_s, file.answered_s) <= HEARD_S

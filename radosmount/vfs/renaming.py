@@ -11,6 +11,7 @@ the source is removed at the version that was copied, or else copied again.
 """
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -127,10 +128,21 @@ class Renaming:
         file = node.file if node is not None else None
         known = _known_source(file) if file is not None else None
         opens_wait = contextlib.nullcontext() if target is None else target.replacing()
+
+        is_replaced = False
+
+        def note_replaced() -> None:
+            nonlocal is_replaced
+            is_replaced = True
+
         with self._nodes.changing(old, new), opens_wait:
-            source, version = await self._move(old, new, file, known, may_replace, progress)
-            if target is not None:
-                self._removal.finish(target, orphan)
+            try:
+                source, version = await self._move(
+                    old, new, file, known, may_replace, progress, note_replaced
+                )
+            finally:  # whatever became of the source
+                if target is not None and is_replaced:
+                    self._removal.finish(target, orphan)
         if node is not None:
             self._take_name(node, new, source, version)
         else:
@@ -152,8 +164,10 @@ class Renaming:
         known: _Source | None,
         may_replace: bool,
         progress: Progress,
+        note_replaced: Callable[[], None],
     ) -> tuple[ObjectStat, int]:
-        """Return what the source was, and the version of what it became.
+        """Return what the source was, and the version of what it became. `note_replaced` is called
+        once the target is no more, though the removal of the source may fail after it.
 
         Copy and remove the source; begin again where someone changes either meanwhile, or has
         changed what is `known`."""
@@ -163,6 +177,7 @@ class Renaming:
                 source = source or await self._inspect(old, file)
                 version = await self._copy(old, new, source, may_replace, progress)
                 may_replace = True  # what stands there from here on is our own copy
+                note_replaced()
                 self._nodes.note(new, True)
                 await self._store.apply(old, Change((Remove(),), AtVersion(source.stat.version)))
             except VersionConflict:

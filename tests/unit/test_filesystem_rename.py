@@ -18,6 +18,7 @@ from radosmount.errors import (
     NotPermitted,
     ReadOnly,
     StaleFile,
+    TimedOut,
 )
 from radosmount.store.interface import (
     Change,
@@ -160,6 +161,26 @@ async def test_rename_over_an_unstored_file(mount: MountBench) -> None:
     assert await mount.read(handle) == b"old"
     await mount.close(handle)
     assert mount.stored(b"b") == b"new"
+
+
+async def test_rename_over_an_unstored_file_half_way(mount: MountBench) -> None:
+    """Where the target is replaced and the source's removal has no answer, the target is what it
+    was renamed from; what was not stored of the file that it was is gone with that."""
+    mount.store.put_now(key_of(b"a"), b"source")
+    mount.store.put_now(key_of(b"b"), b"target")
+    handle = await mount.open(b"b", os.O_RDWR)
+    await mount.fs.write(handle, 0, b"TAR")
+    mount.store.fail_next(
+        TimedOut("lost"), lambda call: removes(call) and call.key == key_of(b"a"), applied=True
+    )
+    with pytest.raises(TimedOut):
+        await mount.rename(b"a", b"b")
+    assert await mount.get(b"b") == b"source"
+    assert await mount.read(handle) == b"TARget"
+    await mount.close(handle)
+    await mount.fs.flush_all()
+    assert mount.stored(b"b") == b"source"
+    assert mount.stored(b"a") is None
 
 
 async def test_truncated_and_renamed(mount: MountBench) -> None:
