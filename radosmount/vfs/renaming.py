@@ -27,6 +27,7 @@ from radosmount.errors import (
     NoSuchEntry,
     ObjectExists,
     ObjectNotFound,
+    StoreError,
     VersionConflict,
 )
 from radosmount.store import posix
@@ -251,7 +252,17 @@ class Renaming:
         is_known = self._nodes.find_file(key) is not None
         for change in (replacing, making) if is_known else (making, replacing):
             try:
-                return await self._store.apply(key, change)
+                return await self._apply_surely(key, change)
             except (ObjectExists, ObjectNotFound):
                 continue  # it is the other way
         raise VersionConflict(f"{key.name!r}")
+
+    async def _apply_surely(self, key: ObjectKey, change: Change) -> int:
+        """Once more where the reply is lost: done twice it comes to the same, and of a target with
+        unstored bytes it must be known whether it is still there."""
+        try:
+            return await self._store.apply(key, change)
+        except StoreError as failure:
+            if not failure.is_outcome_unknown:
+                raise
+        return await self._store.apply(key, change)

@@ -183,6 +183,20 @@ async def test_rename_over_an_unstored_file_half_way(mount: MountBench) -> None:
     assert mount.stored(b"a") is None
 
 
+async def test_rename_over_an_unstored_file_with_a_lost_reply(mount: MountBench) -> None:
+    """Whether the target is replaced is found out at once, not by the flush of what it had."""
+    mount.store.put_now(key_of(b"a"), b"source")
+    mount.store.put_now(key_of(b"b"), b"target")
+    handle = await mount.open(b"b", os.O_RDWR)
+    await mount.fs.write(handle, 0, b"TAR")
+    mount.store.fail_next(TimedOut("lost"), removes, applied=True)
+    await mount.rename(b"a", b"b")
+    await mount.close(handle)
+    await mount.fs.flush_all()
+    assert await mount.get(b"b") == mount.stored(b"b") == b"source"
+    assert mount.stored(b"a") is None
+
+
 async def test_truncated_and_renamed(mount: MountBench) -> None:
     """A file that is being rewritten and renamed is stored whole under the new name."""
     await mount.put(b"a", b"old content")
