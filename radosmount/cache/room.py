@@ -16,6 +16,8 @@ from radosmount.errors import ObjectNotFound, StoreError
 from radosmount.store.interface import Store
 
 COMMON_QUARTERS: Final = 3
+# Who waits may have to be asked about, when others turn out to be stalled.
+RECHECK_S: Final = 2.0
 
 
 class Room:
@@ -26,23 +28,28 @@ class Room:
 
     def try_take(self, file: CachedFile, byte_count: int) -> bool:
         """Whether there is room at once. What is taken goes back by `Budget.release`."""
-        is_heard = self._stalls.are_there and self._stalls.is_heard(file, trio.current_time())
-        return self._budget.try_reserve(byte_count, self._limit(file, is_heard))
+        return self._budget.try_reserve(byte_count, self._limit(file))
 
     async def take(self, file: CachedFile, byte_count: int) -> None:
         """Wait for it. Cancelling takes nothing."""
-        if self.try_take(file, byte_count):
-            return
-        is_heard = self._stalls.is_heard(file, trio.current_time()) or await self._probe(file)
-        await self._budget.reserve(byte_count, lambda: self._limit(file, is_heard))
+        while not self.try_take(file, byte_count):
+            if not self._stalls.has(file) and not self._stalls.is_heard(file):
+                await self._probe(file)
+            with trio.move_on_after(RECHECK_S) as scope:
+                await self._budget.reserve(byte_count, lambda: self._limit(file))
+            if not scope.cancelled_caught:
+                return
 
-    def _limit(self, file: CachedFile, is_heard: bool) -> int:
-        is_privileged = is_heard and self._stalls.are_there and not self._stalls.has(file)
+    def _limit(self, file: CachedFile) -> int:
         limit = self._budget.limit_bytes
-        return limit if is_privileged else limit * COMMON_QUARTERS // 4
+        return limit if self._is_privileged(file) else limit * COMMON_QUARTERS // 4
 
-    async def _probe(self, file: CachedFile) -> bool:
-        """Whether the file's OSD answers: by a question that takes no room."""
+    def _is_privileged(self, file: CachedFile) -> bool:
+        stalls = self._stalls
+        return stalls.are_there and not stalls.has(file) and stalls.is_heard(file)
+
+    async def _probe(self, file: CachedFile) -> None:
+        """Hear whether the file's OSD answers: by a question that takes no room."""
         self._stalls.asked(file, trio.current_time())
         is_well = False
         try:
@@ -54,4 +61,3 @@ class Room:
             pass  # who has bytes to store there will hear of it by those
         finally:
             self._stalls.answered(file, trio.current_time(), is_well)
-        return is_well

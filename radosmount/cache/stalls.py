@@ -3,6 +3,7 @@
 Times are the caller's clock. Pure: no I/O, no awaits.
 """
 
+import math
 from collections.abc import Iterable
 from typing import Final
 
@@ -10,9 +11,6 @@ from radosmount.cache.file import CachedFile
 
 # A healthy cluster answers in milliseconds, a busy one in less than this.
 STALL_S: Final = 1.0
-# How long an answer says that the file's OSD is well. One that has died since shows by what it is
-# asked for then.
-HEARD_S: Final = 5.0
 
 
 class Stalls:
@@ -22,7 +20,8 @@ class Stalls:
     def __init__(self) -> None:
         # How much of a file is under way, and since when nothing was heard of it.
         self._asked: dict[CachedFile, tuple[int, float]] = {}
-        self._stalled: frozenset[CachedFile] = frozenset()
+        self._stalled: dict[CachedFile, float] = {}  # and since when
+        self._latest_s = -math.inf  # of those times
 
     @property
     def are_there(self) -> bool:
@@ -43,12 +42,17 @@ class Stalls:
     def look(self, now_s: float, failing: Iterable[CachedFile]) -> bool:
         """`failing`: whose last flush has failed. Return whether it is not as it was before."""
         before = self._stalled
-        silent = {file for file, (_, since_s) in self._asked.items() if now_s - since_s > STALL_S}
-        self._stalled = frozenset(silent.union(failing))
-        return before != self._stalled
+        self._stalled = {file: before.get(file, now_s) for file in failing}
+        for file, (_, since_s) in self._asked.items():
+            if now_s - since_s > STALL_S:
+                self._stalled[file] = since_s
+        self._latest_s = max(self._stalled.values(), default=-math.inf)
+        return before.keys() != self._stalled.keys()
 
     def has(self, file: CachedFile) -> bool:
         return file in self._stalled
 
-    def is_heard(self, file: CachedFile, now_s: float) -> bool:
-        return now_s - max(file.heard_s, file.answered_s) <= HEARD_S
+    def is_heard(self, file: CachedFile) -> bool:
+        """Whether its OSD has answered since the latest of them was asked in vain: what has died
+        may be its own."""
+        return max(file.heard_s, file.answered_s) > self._latest_s

@@ -261,21 +261,24 @@ def test_others_go_on_beside_a_dead_osd(name: str) -> None:
     """Files whose OSD does not answer leave a quarter of that to others, which are written and
     stored meanwhile."""
     with temporary_lab(osd_count=2, pools=(POOL,)) as lab:
+        options = "timeout=60,cache_size=64M,atomic_max=1M"
         dead, well = names_of_osd(lab, name, 1)[:3], names_of_osd(lab, name, 0)[:8]
-        with mounted(lab, f"ceph:{POOL}", "timeout=60,cache_size=16M", expected=["."]) as mount:
+        with mounted(lab, f"ceph:{POOL}", options, expected=["."]) as mount:
             assert os.listdir(mount.path) == []
             with contextlib.ExitStack() as files, ThreadPoolExecutor(len(dead)) as writers:
                 opened_files = [files.enter_context((mount.path / one).open("wb")) for one in dead]
                 lab.signal("osd.1", signal.SIGSTOP)
                 stuck = [writers.submit(write_much, file, 32 * MIB) for file in opened_files]
-                with pytest.raises(NotYet):
-                    stuck[0].result(3)
-                began_s = time.monotonic()
-                for one in well:
-                    (mount.path / one).write_bytes(one.encode() * 100_000)
-                took_s = time.monotonic() - began_s
-                assert not any(writing.done() for writing in stuck)
-                lab.signal("osd.1", signal.SIGCONT)
+                try:
+                    with pytest.raises(NotYet):
+                        stuck[0].result(3)
+                    began_s = time.monotonic()
+                    for one in well:
+                        (mount.path / one).write_bytes(one.encode() * 100_000)
+                    took_s = time.monotonic() - began_s
+                    assert not any(writing.done() for writing in stuck)
+                finally:
+                    lab.signal("osd.1", signal.SIGCONT)
                 for writing in stuck:
                     writing.result(60)
             assert took_s < SLACK_S

@@ -48,19 +48,24 @@ def test_failures_are_no_answers() -> None:
     assert stalls.look(1.1, ())
     stalls.answered(dead, 1.2, is_well=False)
     assert not stalls.look(1.3, [dead])
-    assert not stalls.is_heard(dead, 1.3)
     assert stalls.look(1.4, [])
     assert not stalls.are_there
 
 
-def test_an_answer_is_good_for_a_while() -> None:
-    stalls, file, looked_up = Stalls(), a_file(), a_file()
-    looked_up.heard_s = 3.0
+def test_an_answer_before_the_stall_says_nothing() -> None:
+    """The OSD may be the same one. What was heard at a look-up counts, too."""
+    stalls, dead, file, looked_up = Stalls(), a_file(), a_file(), a_file()
     stalls.asked(file, 0.0)
     stalls.answered(file, 1.0, is_well=True)
-    assert [stalls.is_heard(one, 5.0) for one in (file, looked_up, a_file())] == [True, True, False]
-    stalls.look(7.0, ())
-    assert [stalls.is_heard(one, 7.0) for one in (file, looked_up)] == [False, True]
+    stalls.asked(dead, 2.0)
+    looked_up.heard_s = 3.0
+    stalls.look(3.5, ())
+    assert [stalls.is_heard(one) for one in (file, looked_up, a_file())] == [False, True, False]
+    stalls.asked(file, 4.0)
+    stalls.answered(file, 4.1, is_well=True)
+    assert stalls.is_heard(file)
+    stalls.look(5.0, [dead, looked_up])  # a failure is news, too
+    assert [stalls.is_heard(one) for one in (file, looked_up)] == [False, False]
 
 
 async def write_on(bench: CacheBench, file: CachedFile, byte_count: int) -> None:
