@@ -200,6 +200,16 @@ class Directories:
         node = DirectoryNode(directory.place, (*directory.path, name))
         return self.take_marker(node, marker)
 
+    def removed(self, parent: int, name: bytes) -> None:
+        """rmdir(2) has succeeded. The kernel refuses everything in an inode that it has seen
+        removed: a directory that is made in its place needs another, as long as it is in use."""
+        directory = self._nodes[parent]
+        assert isinstance(directory, DirectoryNode)
+        known = self._nodes.find(DirectoryNode(directory.place, (*directory.path, name)).identity)
+        if isinstance(known, DirectoryNode):
+            known.is_removed = True
+            self._nodes.unlink(known)
+
     # What a directory shows of itself
 
     async def refresh(self, node: DirectoryNode) -> None:
@@ -231,9 +241,12 @@ class Directories:
             node.changed_ns = time.time_ns()
 
     def link_count(self, node: Node) -> int:
-        """As in most Unix file systems: two, and one for each directory in it that is known."""
+        """As in most Unix file systems: two, and one for each directory in it that is known; none
+        of one that is removed."""
         if isinstance(node, RootNode):
             return 2 + len(self._pools.visible())
+        if isinstance(node, DirectoryNode) and node.is_removed:
+            return 0
         if not isinstance(node, DirectoryNode) or not self._is_tree:
             return 2
         tree = self._trees.get(node.place)

@@ -168,6 +168,7 @@ class Filesystem:
         key = await self._directories.key_for_removal(parent, name)
         if key is not None:
             await self._remove(key)
+            self._directories.removed(parent, name)
         self._directories.note_changed(parent)
 
     async def rename(

@@ -73,7 +73,7 @@ class RootNode(Node):
 class DirectoryNode(Node):
     """A pool or namespace, or (`path` not empty) a directory within it."""
 
-    __slots__ = ("changed_ns", "heard_s", "marker", "path", "place")
+    __slots__ = ("changed_ns", "heard_s", "is_removed", "marker", "path", "place")
 
     def __init__(self, place: ObjectPlace, path: tuple[bytes, ...] = ()) -> None:
         super().__init__()
@@ -82,6 +82,7 @@ class DirectoryNode(Node):
         self.marker: ObjectStat | None = None  # where it has one
         self.heard_s = float("-inf")  # when the store last said so (trio's clock)
         self.changed_ns = 0  # when this mount last made or removed a name in it
+        self.is_removed = False  # by this mount: one of that name is another from then on
 
     @property
     def identity(self) -> Identity:
@@ -235,9 +236,9 @@ class NodeTable:
             del self._by_ino[node.ino]
             self._unname(node)
 
-    def unlink(self, node: FileNode) -> None:
-        """Its name is free for another file; its number stays while it is in use."""
-        if self._by_identity.get(node.identity) is node:
+    def unlink(self, node: FileNode | DirectoryNode) -> None:
+        """Its name is free for another; its number stays while it is in use."""
+        if isinstance(node, FileNode) and self._by_identity.get(node.identity) is node:
             self._watch(node.file.key, False)
         self._unname(node)
         self.drop_if_unused(node)

@@ -96,6 +96,23 @@ def test_mkdir_and_rmdir(tree: Path, objects: rados.Ioctx) -> None:
         (tree / "d").mkdir()
 
 
+def test_a_directory_made_in_place_of_a_removed_one(tree: Path) -> None:
+    """Can be used, though the kernel still knows the first by a file that is open in it."""
+    directory = tree / "d"
+    directory.mkdir()
+    with (directory / "f").open("w+b") as file:
+        (directory / "f").unlink()
+        directory.rmdir()
+        directory.mkdir()
+        (directory / "e").mkdir()
+        (directory / "f").write_bytes(b"new")
+        assert sorted(os.listdir(directory)) == ["e", "f"]
+        file.write(b"old")
+        file.seek(0)
+        assert file.read() == b"old"
+    assert (directory / "f").read_bytes() == b"new"
+
+
 def test_a_file_and_a_directory_of_one_name(tree: Path, objects: rados.Ioctx) -> None:
     """A name that is both, an object `a` and a directory (`a/b`), keeps both reachable: the
     directory is `a`, the object `a%.`."""

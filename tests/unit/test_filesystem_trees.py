@@ -279,6 +279,22 @@ async def test_what_changes_while_a_listing_is_made(mount: Bench, mock_clock: Mo
     assert found == [{b"new"}]
 
 
+async def test_a_directory_made_in_place_of_a_removed_one(mount: Bench) -> None:
+    """Is another inode as long as the kernel knows the first, which has no links any more: Linux
+    lets nothing be made in an inode that it has seen removed."""
+    await mount.mkdir(b"d")
+    removed = await mount.fs.lookup(ROOT_INO, b"d")
+    await mount.rmdir(b"d")
+    assert (await mount.fs.get_attributes(removed.ino)).nlink == 0
+    await mount.mkdir(b"d")
+    made = await mount.fs.lookup(ROOT_INO, b"d")
+    assert (made.ino != removed.ino, made.nlink) == (True, 2)
+    await mount.mkdir(b"d/e")
+    mount.fs.forget([(removed.ino, 10)])
+    assert await mount.is_directory(b"d/e")
+    assert (await mount.fs.lookup(ROOT_INO, b"d")).ino == made.ino
+
+
 async def test_a_failed_listing_is_an_error(mount: Bench) -> None:
     """Never a short or empty directory."""
     mount.store.put_now(key_of(b"d/f"), b"")
