@@ -44,6 +44,8 @@ def report_of(paths: Iterable[Path]) -> str:
     parts = [HEAD]
     shown = [line for row in ROWS for line in lines_of(row.name, lines)]
     parts += [table_line(line) for line in shown]
+    missing = [row.name for row in ROWS if (row.name, "long") not in lines]
+    parts += [f"\nNot run in the long form yet: {', '.join(missing)}.\n"] if missing else []
     parts.append("\n## The rows\n\n")
     for row in ROWS:
         of_row = list(lines_of(row.name, lines))
