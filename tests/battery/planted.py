@@ -119,8 +119,8 @@ BUGS = (
         "ext4",
         "a removed name stays in the list of its directory",
         "vfs/nodes.py",
-        "if self._by_identity.get(node.identity) is node:\n            self._watch",
-        "if False:\n            self._watch",
+        "if isinstance(node, FileNode) and self._by_identity.get(node.identity) is node:",
+        "if False:",
     ),
     Bug(
         "ext4-posix",
