@@ -84,9 +84,9 @@ BOUNDS: Final[dict[str, str]] = {
     "write": "The cluster: librados, one write of 4 MiB after the other, is no faster. The first"
     " operation has the guard and goes alone; then four are under way.",
     "create-1": "The round trips are librados's (a stat, an exclusive create, a write_full; beside"
-    " the stat one of a directory of that name), for five requests of the kernel. The rest is CPU:"
-    " Python that takes four times as long between requests as in a loop of the same calls, since"
-    " the OSD, on the same cores, has evicted it from their caches. With flush=lazy: open(2) with"
+    " the stat one of a directory of that name). The rest is CPU: Python that takes longer between"
+    " requests than in a loop of the same calls, since the OSD, on the same cores, has evicted it"
+    " from their caches. With flush=lazy: open(2) with"
     " O_EXCL has two of the round trips, in a row, where ceph-fuse's MDS answers from memory.",
     "create-8": "The kernel holds the directory's lock over open(2) with O_CREAT: a stat and an"
     " exclusive create in a row, for one file at a time, however many threads ask.",

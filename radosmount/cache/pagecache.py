@@ -260,7 +260,7 @@ class PageCache:
             await self._store_once(file)
             if file.error_count != error_count:
                 assert file.error is not None
-                raise file.error
+                raise file.error.with_traceback(None)
         if file.is_clean:
             self._forget(file)
 
@@ -407,7 +407,7 @@ class PageCache:
         is_lost = file.unstored_byte_count >= self._stream_bytes and self.has_failed_for_good(file)
         held = sum(other.unstored_byte_count for other in self._dirty if self._is_failing(other))
         if is_lost or held + byte_count > self._budget.limit_bytes // 2:
-            raise file.error
+            raise file.error.with_traceback(None)
 
     def _is_failing(self, file: CachedFile) -> bool:
         """Whether its last flush has failed, or the one that is tried again since."""

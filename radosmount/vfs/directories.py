@@ -214,6 +214,8 @@ class Directories:
 
     async def refresh(self, node: DirectoryNode) -> None:
         """Hear what its marker is now, if it may have one. Raises: StoreError."""
+        if node.is_removed:  # the marker of that name, if there is one, is another's
+            return
         index = self._tree(node.place).known(math.inf) if self._is_tree else None
         if index is None or not index.has_marker(node.path):
             node.marker = None

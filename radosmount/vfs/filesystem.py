@@ -394,7 +394,10 @@ class Filesystem:
         return replace(creator, mode=mode, gid=above.gid)
 
     async def _set_of_directory(self, node: DirectoryNode, change: AttributeChange) -> None:
-        """A pool has no marker: its mode and owner are the mount's, its time is forgotten."""
+        """A pool has no marker: its mode and owner are the mount's, its time is forgotten. Of a
+        removed directory, which someone still has open, nothing is kept."""
+        if node.is_removed:
+            return
         marker = self._directories.marker_of(node)
         if marker is None:
             self._metadata.refuse(self._attributes(node), change)
@@ -424,7 +427,7 @@ class Filesystem:
         if not has_handle:
             await self._cache.flush(file)
             if file.error is not None and file.error_count > error_count:
-                raise file.error
+                raise file.error.with_traceback(None)
 
     async def _flush_files(self, files: Sequence[CachedFile]) -> None:
         error_counts = {file: file.error_count for file in files}
@@ -445,4 +448,4 @@ class Filesystem:
             if file.error is not None and file.error_count > count
         ]
         if failures:
-            raise failures[0]
+            raise failures[0].with_traceback(None)  # some are kept, and raised again

@@ -60,7 +60,7 @@ class Listing:
         if index < len(self._entries):
             return self._entries[index]
         if self._failure is not None:
-            raise self._failure
+            raise self._failure.with_traceback(None)
         return None
 
     def window(self, index: int, count: int) -> list[DirectoryEntry]:

@@ -164,7 +164,7 @@ class OpenFiles:
         await self._cache.flush(file)
         _raise_unheard(opened)
         if file.error is not None and file.error_count > error_count:
-            raise file.error
+            raise file.error.with_traceback(None)
 
     def _after_release(self, node: FileNode) -> None:
         file = node.file
@@ -191,4 +191,4 @@ def _is_for_writing(flags: int) -> bool:
 def _raise_unheard(handle: FileHandle) -> None:
     error = handle.unheard_error()
     if error is not None:
-        raise error
+        raise error.with_traceback(None)

@@ -87,7 +87,7 @@ class Tree:
             self._nursery.start_soon(self.refresh, max_age_s)
         if self._index is None:
             assert self._failure is not None
-            raise self._failure
+            raise self._failure.with_traceback(None)
         return self._index
 
     def _has_just_failed(self) -> StoreError | None:

@@ -2,6 +2,7 @@
 runs over a memory store."""
 
 import contextlib
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -95,3 +96,8 @@ class CacheBench:
 
 async def content(bench: CacheBench, file: CachedFile) -> bytes:
     return bytes(await bench.cache.read(file, 0, 1000))
+
+
+def traceback_depth(error: BaseException) -> int:
+    """How many frames an exception holds, and what is in them."""
+    return sum(1 for _ in traceback.walk_tb(error.__traceback__))

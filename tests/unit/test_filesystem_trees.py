@@ -295,6 +295,16 @@ async def test_a_directory_made_in_place_of_a_removed_one(mount: Bench) -> None:
     assert (await mount.fs.lookup(ROOT_INO, b"d")).ino == made.ino
 
 
+async def test_a_removed_directory_does_not_come_back(mount: Bench) -> None:
+    """Its times, set by who still has it open, have nothing to be kept in."""
+    await mount.mkdir(b"d")
+    removed = await mount.fs.lookup(ROOT_INO, b"d")
+    await mount.rmdir(b"d")
+    await mount.fs.set_attributes(removed.ino, AttributeChange(mtime_ns=NS_PER_S), has_handle=False)
+    assert await mount.ls() == set()
+    assert mount.stored(b"d/") is None
+
+
 async def test_a_failed_listing_is_an_error(mount: Bench) -> None:
     """Never a short or empty directory."""
     mount.store.put_now(key_of(b"d/f"), b"")

@@ -13,7 +13,7 @@ from radosmount.errors import (
     VersionConflict,
 )
 from radosmount.store.posix import NS_PER_S
-from tests.support.stores import CacheBench, content, is_apply, is_call
+from tests.support.stores import CacheBench, content, is_apply, is_call, traceback_depth
 
 pytestmark = pytest.mark.expects_log("is not stored|could not be stored")
 
@@ -60,6 +60,22 @@ async def test_failing_files_leave_half_of_the_room(nursery: trio.Nursery) -> No
     await bench.cache.write(stuck, 900_000, bytes(200_000))
     await bench.cache.flush(stuck)
     assert bench.stored(b"stuck") == bytes(1_100_000)
+
+
+async def test_refusals_hold_nothing(nursery: trio.Nursery) -> None:
+    """A program that goes on writing what is refused does not make the process grow: the error
+    that it gets again and again keeps no frames, and not what was to be written."""
+    bench = CacheBench(nursery, size_bytes=4 * MIB)
+    stuck = bench.new_file(b"stuck")
+    await bench.cache.write(stuck, 0, bytes(900_000))
+    bench.store.fail_next(NoSpace("full"), is_apply)
+    await bench.cache.flush(stuck)
+    depths = set()
+    for _ in range(5):
+        with pytest.raises(NoSpace) as refusal:
+            await bench.cache.write(stuck, 900_000, bytes(200_000))
+        depths.add(traceback_depth(refusal.value))
+    assert len(depths) == 1
 
 
 async def test_permanent_failure_is_kept_while_open(bench: CacheBench) -> None:

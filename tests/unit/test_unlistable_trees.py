@@ -10,7 +10,7 @@ from radosmount.vfs.directories import IMPLIED_FRESHNESS_S
 from radosmount.vfs.nodes import ROOT_INO
 from radosmount.vfs.trees import FAILURE_FRESHNESS_S
 from tests.support.mounts import MountBench, started
-from tests.support.stores import key_of
+from tests.support.stores import key_of, traceback_depth
 
 LISTING_TIMEOUT_S = 20.0
 
@@ -54,9 +54,12 @@ async def test_objects_are_found_without_an_index(
     assert await exists(bench, b"f")
     assert trio.current_time() - began_s <= LISTING_TIMEOUT_S
     assert await exists(bench, b"d")
-    for name in (b"implied", b"missing"):
-        with pytest.raises(TimedOut):
+    depths = set()
+    for name in (b"implied", b"missing", b"missing too"):
+        with pytest.raises(TimedOut) as failure:
             await exists(bench, name)
+        depths.add(traceback_depth(failure.value))
+    assert len(depths) == 1  # the same error, which does not grow
     assert trio.current_time() - began_s <= LISTING_TIMEOUT_S
     pool.is_dead = False
     await trio.sleep(LISTING_TIMEOUT_S + 1)
