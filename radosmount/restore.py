@@ -15,7 +15,8 @@ from typing import Final
 import trio
 
 from radosmount.cache.budget import Budget
-from radosmount.cache.file import NOTHING, CachedFile, Flight
+from radosmount.cache.changes import Flight
+from radosmount.cache.file import NOTHING, CachedFile
 from radosmount.cache.flush import Flusher, FlushFailed
 from radosmount.cache.spool import rewrite
 from radosmount.cache.spoolfile import Spooled, decode, movable

@@ -12,7 +12,8 @@ from typing import Final
 import trio
 
 from radosmount.cache.budget import Budget
-from radosmount.cache.file import Attempt, CachedFile, Flight, PartlyStored
+from radosmount.cache.changes import Attempt, Flight, PartlyStored
+from radosmount.cache.file import CachedFile
 from radosmount.cache.kept import KeptContents
 from radosmount.cache.plan import Plan, gives_xattrs, plan_flush
 from radosmount.cache.room import Room

@@ -16,16 +16,18 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import trio
 
 from radosmount.cache.budget import Budget
+from radosmount.cache.changes import Attempt, Flight
 from radosmount.cache.extents import Buffer
-from radosmount.cache.file import Attempt, CachedFile, Flight
+from radosmount.cache.file import CachedFile
 from radosmount.cache.flush import Flusher, FlushFailed
 from radosmount.cache.room import Room
+from radosmount.cache.schedule import Schedule
 from radosmount.cache.sequencer import Sequencer
 from radosmount.cache.spool import Spooler
 from radosmount.cache.spoolfile import Spooled, movable
@@ -49,24 +51,6 @@ log = logging.getLogger(__name__)
 # A file that streams is flushed from this on: a few operations in flight at once.
 STREAM_BYTES: Final = 8 * MIB
 TICK_S: Final = 1.0
-RETRY_DELAY_S_MAX: Final = 15.0
-
-
-@dataclass(slots=True)
-class _Schedule:
-    """When and how one dirty file is flushed. Times are trio's."""
-
-    dirty_since_s: float
-    progress_s: float  # of the last acknowledgement
-    queued: Ticket[bool] | None = None  # takes everything that is dirty when it starts
-    running: Ticket[bool] | None = None
-    retry_delay_s: float = 0.0
-    retry_at_s: float = 0.0
-    failed_for_good: bool = False
-
-    @property
-    def is_under_way(self) -> bool:
-        return self.queued is not None or self.running is not None
 
 
 class PageCache:
@@ -98,7 +82,7 @@ class PageCache:
         self._stalls = Stalls()
         self._room = Room(store, self._budget, self._stalls)
         self._flusher = Flusher(store, config, self._in_flight, self._stalls, self._note_progress)
-        self._dirty: dict[CachedFile, _Schedule] = {}
+        self._dirty: dict[CachedFile, Schedule] = {}
         self._has_dirty = trio.Event()
         self._progress_s = 0.0
 
@@ -272,7 +256,8 @@ class PageCache:
             now_s = trio.current_time()
             self._look_for_stalls()
             for file, schedule in list(self._dirty.items()):
-                if self._is_due(file, schedule, now_s):
+                is_due = schedule.is_due(now_s, self._config.dirty_expire_s)
+                if is_due and (schedule.is_failing or not self._is_held_back(file)):
                     self._start_flush(file)
             self._relieve()
 
@@ -331,14 +316,12 @@ class PageCache:
 
     def has_failed_for_good(self, file: CachedFile) -> bool:
         """Whether the last flush failed in a way that trying again does not mend."""
-        return self.has_failed(file) and self._dirty[file].failed_for_good
+        return self.has_failed(file) and self._dirty[file].has_failed_for_good
 
     def has_failed(self, file: CachedFile) -> bool:
         """Whether the last flush failed, and none is under way."""
-        schedule = self._dirty.get(file)
-        if schedule is None or schedule.is_under_way or file.is_in_flight:
-            return False
-        return schedule.retry_delay_s > 0
+        is_idle = file in self._dirty and not self._dirty[file].is_under_way
+        return is_idle and self._is_failing(file) and not file.is_in_flight
 
     def _start_flush(self, file: CachedFile) -> Ticket[bool]:
         schedule = self._dirty[file]
@@ -412,7 +395,7 @@ class PageCache:
     def _is_failing(self, file: CachedFile) -> bool:
         """Whether its last flush has failed, or the one that is tried again since."""
         schedule = self._dirty.get(file)
-        return schedule is not None and schedule.retry_delay_s > 0
+        return schedule is not None and schedule.is_failing
 
     def _may_stream(self, file: CachedFile) -> bool:
         """What failed is tried again in its time only, not at every write."""
@@ -424,19 +407,11 @@ class PageCache:
         is_small = file.size <= self._config.atomic_max_bytes
         return file.writer_count > 0 and is_small and file.is_rewritten_whole
 
-    def _is_due(self, file: CachedFile, schedule: _Schedule, now_s: float) -> bool:
-        if schedule.is_under_way or schedule.failed_for_good:
-            return False
-        if schedule.retry_delay_s:
-            return now_s >= schedule.retry_at_s
-        is_old = now_s >= schedule.dirty_since_s + self._config.dirty_expire_s
-        return is_old and not self._is_held_back(file)
-
     def _note_dirty(self, file: CachedFile) -> None:
         schedule = self._dirty.get(file)
         if schedule is None:
             now_s = trio.current_time()
-            self._dirty[file] = _Schedule(dirty_since_s=now_s, progress_s=now_s)
+            self._dirty[file] = Schedule(now_s)
             self._has_dirty.set()
             if file.key.pool_id not in self._pool_names:
                 with contextlib.suppress(StoreError):
@@ -448,17 +423,12 @@ class PageCache:
             self._dirty[file].progress_s = self._progress_s
 
     def _note_success(self, file: CachedFile) -> None:
-        schedule = self._dirty[file]
-        schedule.retry_delay_s = 0.0
-        schedule.failed_for_good = False
-        schedule.dirty_since_s = file.heard_s = trio.current_time()
+        file.heard_s = trio.current_time()
+        self._dirty[file].succeed(file.heard_s)
 
     def _note_failure(self, file: CachedFile, cause: StoreError) -> None:
         log.warning("%r is not stored, its bytes are kept: %s", file.key.name, cause)
-        schedule = self._dirty[file]
-        schedule.failed_for_good = not cause.is_transient
-        schedule.retry_delay_s = min(max(2 * schedule.retry_delay_s, 1.0), RETRY_DELAY_S_MAX)
-        schedule.retry_at_s = trio.current_time() + schedule.retry_delay_s
+        self._dirty[file].fail(trio.current_time(), cause.is_transient)
         self._look_for_stalls()
 
     def _after_flush(self, file: CachedFile) -> None:
@@ -511,10 +481,7 @@ class PageCache:
         idle = [
             file
             for file, schedule in self._dirty.items()
-            if not schedule.is_under_way
-            and not schedule.failed_for_good
-            and now_s >= schedule.retry_at_s
-            and file.dirty_byte_count
+            if schedule.may_begin(now_s) and file.dirty_byte_count
         ]
         streaming = [file for file in idle if not self._is_held_back(file)]
         for file in streaming:

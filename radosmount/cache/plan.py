@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from radosmount.cache.file import Flight
+from radosmount.cache.changes import Flight
 from radosmount.config import MIB, ConflictMode
 from radosmount.store import posix
 from radosmount.store.interface import (

@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import quote
 
+from radosmount.cache.changes import Attempt, Changes, Flight, PartlyStored
 from radosmount.cache.extents import Buffer, ExtentMap
-from radosmount.cache.file import Attempt, Changes, Flight, PartlyStored
 from radosmount.errors import SpoolError
 from radosmount.store import posix
 from radosmount.store.interface import ObjectKey, ObjectStat

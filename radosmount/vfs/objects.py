@@ -12,7 +12,8 @@ from typing import Final, TypeGuard
 
 import trio
 
-from radosmount.cache.file import Attempt, CachedFile
+from radosmount.cache.changes import Attempt
+from radosmount.cache.file import CachedFile
 from radosmount.cache.pagecache import PageCache
 from radosmount.cache.plan import gives_xattrs
 from radosmount.cache.sequencer import Sequencer

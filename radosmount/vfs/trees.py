@@ -67,7 +67,7 @@ class Tree:
 
         Raises: what listing raises.
         """
-        if self._index is None and self._has_just_failed() is None:
+        if self._index is None and not self._has_just_failed:
             return await self.index(max_age_s)
         return self._as_it_is(max_age_s)
 
@@ -76,7 +76,7 @@ class Tree:
 
         Raises: what listing raises, where there is none.
         """
-        if self._has_just_failed() is None:
+        if not self._has_just_failed:
             with contextlib.suppress(StoreError):
                 return await self.listed(max_age_s)
         return self._as_it_is(max_age_s)
@@ -90,9 +90,10 @@ class Tree:
             raise self._failure.with_traceback(None)
         return self._index
 
-    def _has_just_failed(self) -> StoreError | None:
+    @property
+    def _has_just_failed(self) -> bool:
         is_fresh = trio.current_time() - self._failed_s < FAILURE_FRESHNESS_S
-        return self._failure if is_fresh else None
+        return self._failure is not None and is_fresh
 
     async def index(self, max_age_s: float) -> NameIndex:
         """The names as they were at most `max_age_s` before this call, or later.

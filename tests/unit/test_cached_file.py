@@ -4,14 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from radosmount.cache.file import (
-    ATTEMPT_COUNT_MAX,
-    TRANSITIONS,
-    Attempt,
-    CachedFile,
-    FileState,
-    PartlyStored,
-)
+from radosmount.cache.changes import Attempt, PartlyStored
+from radosmount.cache.file import ATTEMPT_COUNT_MAX, TRANSITIONS, CachedFile, FileState
 from radosmount.errors import NoSpace, TimedOut
 from radosmount.store.interface import ObjectStat, ReadResult
 from tests.support.stores import key_of

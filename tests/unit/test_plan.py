@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from radosmount.cache.file import CachedFile, Flight
+from radosmount.cache.changes import Flight
+from radosmount.cache.file import CachedFile
 from radosmount.cache.plan import STEP_COUNT_MAX, Plan, plan_flush
 from radosmount.config import MIB, ConflictMode
 from radosmount.store.interface import (

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from radosmount.cache.changes import Attempt, Changes, Flight, PartlyStored
 from radosmount.cache.extents import ExtentMap
-from radosmount.cache.file import Attempt, Changes, Flight, PartlyStored
 from radosmount.cache.spoolfile import NAME_BYTES_MAX, Spooled, decode, encode, file_name
 from radosmount.errors import SpoolError
 from radosmount.store.interface import ObjectKey, ObjectStat
