@@ -36,14 +36,16 @@ T = TypeVar("T")
 class Attempt:
     """A change that was begun, and not acknowledged yet; `content` None removes the file.
 
-    `is_whole`: the file shows all of it or nothing. Else each byte is old or new by itself, and of
-    what was there before, the first `kept_bytes` cannot be missing.
+    `is_whole`: the file shows all of it or nothing. Else each byte is old or new by itself, or as
+    it was `between` two writes, and of what was there before, the first `kept_bytes` cannot be
+    missing.
     """
 
     content: bytes | None
     is_whole: bool
     kept_bytes: int = 0
     moved_from: str | None = None
+    between: tuple[bytes, ...] = ()
 
 
 @dataclass
@@ -66,9 +68,8 @@ class File:
         if self.attempt.is_whole or found is None:
             wanted = sizes(self.settled, found, self.attempt.content)
             raise RowFailed(f"{self.name}: neither the old nor the new content: {wanted}")
-        if not is_mixture(
-            found, self.settled or b"", self.attempt.content or b"", self.attempt.kept_bytes
-        ):
+        known = (self.settled or b"", *self.attempt.between, self.attempt.content or b"")
+        if not is_mixture(found, known, self.attempt.kept_bytes):
             wanted = sizes(self.settled, found, self.attempt.content)
             raise RowFailed(f"{self.name}: has bytes that are neither old nor new: {wanted}")
         return "mixed"
@@ -95,16 +96,17 @@ def sizes(settled: bytes | None, found: bytes | None, attempt: bytes | None = No
     return text
 
 
-def is_mixture(found: bytes, old: bytes, new: bytes, kept_bytes: int) -> bool:
-    """Whether each byte is the old or the new one; behind `kept_bytes` there may be holes."""
-    if not kept_bytes <= len(found) <= max(len(old), len(new)):
+def is_mixture(found: bytes, known: tuple[bytes, ...], kept_bytes: int) -> bool:
+    """Whether each byte is that of one of `known`; behind `kept_bytes` there may be holes."""
+    if not kept_bytes <= len(found) <= max(map(len, known)):
         return False
     for begin in range(0, len(found), BLOCK_BYTES):
         block = found[begin : begin + BLOCK_BYTES]
-        if block in (old[begin : begin + len(block)], new[begin : begin + len(block)]):
+        if any(block == content[begin : begin + len(block)] for content in known):
             continue
         for at, byte in enumerate(block, begin):
-            if byte not in old[at : at + 1] + new[at : at + 1] and (byte or at < kept_bytes):
+            is_known = any(at < len(content) and byte == content[at] for content in known)
+            if not is_known and (byte or at < kept_bytes):
                 return False
     return True
 
@@ -189,14 +191,17 @@ class Writer:
 
     def _overwrite(self, file: File) -> None:
         old = file.settled or b""
-        new = bytearray(old)
+        contents = [old]
         parts: list[tuple[int, bytes]] = []
         for _ in range(self._dice.randrange(1, 5)):
             offset = self._dice.randrange(len(old))
             part = self._random_bytes()[: len(old) - offset]
+            new = bytearray(contents[-1])
             new[offset : offset + len(part)] = part
+            contents.append(bytes(new))
             parts.append((offset, part))
-        file.attempt = Attempt(bytes(new), is_whole=False, kept_bytes=len(old))
+        between = tuple(contents[1:-1])  # the parts may overlap, and go out one after the other
+        file.attempt = Attempt(contents[-1], is_whole=False, kept_bytes=len(old), between=between)
         with self._opened(file, os.O_RDWR) as descriptor:
             for offset, part in parts:
                 self._write(descriptor, part, offset)

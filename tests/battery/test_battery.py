@@ -5,8 +5,9 @@ import random
 import pytest
 
 from radosmount.lab import Lab
+from tests.battery.kills import Attempt, File
 from tests.battery.planted import BUGS, Bug, with_bug
-from tests.battery.row import Row, perform
+from tests.battery.row import Row, RowFailed, perform
 from tests.battery.rows import ROWS
 
 NAMES = {row.name for row in ROWS}
@@ -28,3 +29,16 @@ def test_each_bug_can_be_planted(bug: Bug) -> None:
     """There is one place for it, what it makes can be compiled, and its row is there."""
     compile(with_bug(bug), bug.file, "exec")
     assert bug.row in NAMES
+
+
+def test_a_file_may_be_as_it_was_between_two_writes_of_one_attempt() -> None:
+    """The first went out while the second, over a part of it, was being made."""
+    contents: dict[str, bytes] = {}
+    between = (b"bbbbbbaa",)
+    attempt = Attempt(b"bbccccaa", is_whole=False, kept_bytes=8, between=between)
+    assert File("f", b"aaaaaaaa", attempt).check(b"bbbbccaa", contents.get) == "mixed"
+    assert File("f", b"aaaaaaaa", attempt).check(b"bbaabbaa", contents.get) == "mixed"
+    with pytest.raises(RowFailed, match="neither old nor new"):
+        File("f", b"aaaaaaaa", attempt).check(b"bbbbbbbb", contents.get)
+    with pytest.raises(RowFailed, match="neither old nor new"):
+        File("f", b"aaaaaaaa", attempt).check(b"bbccccaa\0", contents.get)
