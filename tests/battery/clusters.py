@@ -247,7 +247,7 @@ THRASH: Final = Row(
     "verified writers and readers on two mounts, one with timeout=3: nothing acknowledged is "
     "lost, no reader sees an older or mixed content, and all go on by themselves",
     thrash,
-    {"seconds": 30, "writers": 4},
+    {"seconds": 60, "writers": 4},
     {"seconds": 900, "writers": 6},
     limit_s=(400, 3600),
     needs_own_lab=True,

@@ -100,7 +100,7 @@ ROWS = (
         "twenty late by up to 0.2 s, under fio with checksums and verified writers and readers on "
         "two mounts: no error, no wrong byte",
         messenger,
-        {"seconds": 15, "writers": 3, "messages": 300},
+        {"seconds": 30, "writers": 3, "messages": 300},
         {"seconds": 600, "writers": 6, "messages": 300},
     ),
 )
