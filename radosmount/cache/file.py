@@ -86,7 +86,9 @@ class CachedFile:
         "epoch",
         "error",
         "error_count",
+        "foreign_change_count",
         "heard_s",
+        "is_in_doubt",
         "is_new",
         "is_suspect",
         "is_unlinked",
@@ -116,6 +118,8 @@ class CachedFile:
         self.heard_s = float("-inf")  # when the store last said what it has (the caller's clock)
         self.answered_s = float("-inf")  # or anything at all, while there was something to store
         self.writer_count = 0  # handles open for writing
+        self.foreign_change_count = 0  # how often the store told of a change that is not ours
+        self.is_in_doubt = False  # a change of ours beside the content may have been applied
         self.orphan: Orphan | None = None  # the content, once unlinked while open
         self.error: RadosmountError | None = None  # of the last flush that failed
         self.error_count = 0
@@ -350,6 +354,7 @@ class CachedFile:
         self._flight = replace(flight, base=base, size=flight.size + delta)
         self.base = base
         self.size += delta
+        self.foreign_change_count += 1
         self.attempts.clear()  # all were guarded by a version that is gone
         self.epoch += 1
 
@@ -374,6 +379,8 @@ class CachedFile:
         if not self.is_clean or stat.version < self.base.version:
             return False
         is_changed = stat.version != self.base.version
+        self.foreign_change_count += is_changed and not self.is_in_doubt
+        self.is_in_doubt = self.is_in_doubt and not is_changed
         self.stored = None if is_changed else self.stored
         self.is_suspect = False
         self.base = stat
@@ -393,6 +400,10 @@ class CachedFile:
         self.base = now
         self.epoch += 1
 
+    def take_observed_change(self, version: int) -> None:
+        """We have changed the object at `version`, which was observed before we heard of it."""
+        self.foreign_change_count -= version == self.base.version
+
     def take_base(self, source: ObjectStat, version: int) -> None:
         """The object was moved, and is at `version` now; `source` is what it was before.
 
@@ -404,6 +415,7 @@ class CachedFile:
         if self.is_clean:
             self.size = source.size
             self.is_suspect = self.is_suspect or not is_known
+            self.foreign_change_count += not is_known
         self.epoch += 1
 
     def discard(self) -> int:

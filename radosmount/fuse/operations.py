@@ -160,8 +160,7 @@ class Operations(Answering):
         ctx: RequestContext,
     ) -> EntryAttributes:
         change = _attribute_change(attr, fields)
-        has_handle = fh is not None
-        return entry_attributes(await self._filesystem.set_attributes(inode, change, has_handle))
+        return entry_attributes(await self._filesystem.set_attributes(inode, change, fh))
 
     @answers
     async def access(self, inode: InodeT, mode: ModeT, ctx: RequestContext) -> bool:

@@ -98,7 +98,7 @@ class Filesystem:
             self._metadata,
             self._cache,
             ReadAhead(store, self._cache, nursery, cache.size_bytes // 8),
-            cache.flush,
+            cache,
         )
 
     async def start(self) -> None:
@@ -217,7 +217,7 @@ class Filesystem:
                 raise AccessDenied(f"inode {ino} has no mode bit for it")
 
     async def set_attributes(
-        self, ino: int, change: AttributeChange, has_handle: bool
+        self, ino: int, change: AttributeChange, handle: int | None = None
     ) -> Attributes:
         """A size set without a handle is stored on return, one set with a handle by its close.
 
@@ -231,7 +231,7 @@ class Filesystem:
             key = node.file.key
             await self._pools.check_writable(key.pool_id, key.namespace)
             if change.size is not None:
-                await self._truncate(node, change.size, has_handle)
+                await self._truncate(node, change.size, handle)
             if is_kept:
                 await self._metadata.set_of_file(node, change)
         elif change.size is not None:
@@ -418,13 +418,15 @@ class Filesystem:
             return self._objects.freshness_s(node, has_looked_up)
         return DIRECTORY_FRESHNESS_S  # of what this mount changes in it the kernel knows
 
-    async def _truncate(self, node: FileNode, size: int, has_handle: bool) -> None:
+    async def _truncate(self, node: FileNode, size: int, handle: int | None) -> None:
         file = node.file
-        if not has_handle:
+        if handle is None:
             await self._objects.revalidate(node)
+        else:
+            await self._opens.check_unchanged(handle)
         error_count = file.error_count
         self._cache.truncate(file, size)
-        if not has_handle:
+        if handle is None:
             await self._cache.flush(file)
             if file.error is not None and file.error_count > error_count:
                 raise file.error.with_traceback(None)

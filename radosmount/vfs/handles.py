@@ -23,10 +23,19 @@ class FileHandle:
         self.head: ReadResult | None = None  # came with the look-up, for the first read
         self.ahead = HandleAhead()
         self._heard_error_count = node.file.reported_error_count
+        self._foreign_change_count = node.file.foreign_change_count
 
     @property
     def file(self) -> CachedFile:
         return self.node.file
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether someone else has changed the file since this open, as the mount has heard. What
+        is written is guarded by what was heard last, so this would let it through."""
+        file = self.file
+        is_changed = self._foreign_change_count != file.foreign_change_count
+        return is_changed and not self.is_append and file.orphan is None
 
     def take_head(self, offset: int, length: int) -> bytes | None:
         """What a first read can be answered with at once, if that is still right."""

@@ -301,8 +301,11 @@ class Objects:
                 file.remember_attempt(
                     Attempt(before.size, before.size, mtime_now_s, is_append=False, pieces=())
                 )
+            file.is_in_doubt = file.is_in_doubt or failure.is_outcome_unknown
             raise
-        if file.base == before:
+        if file.base != before:
+            file.take_observed_change(version)
+        else:
             mtime_now_s = before.mtime_s if mtime_s is None else mtime_s
             kept = [step.value for step in steps if _keeps_posix(step)]
             now_posix = posix.decode(kept[-1]) if kept else before.posix

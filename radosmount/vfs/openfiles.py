@@ -8,8 +8,8 @@ from radosmount.cache.extents import Buffer
 from radosmount.cache.file import CachedFile
 from radosmount.cache.pagecache import PageCache
 from radosmount.cache.readahead import ReadAhead
-from radosmount.config import FlushMode
-from radosmount.errors import IsDirectory
+from radosmount.config import CacheConfig, ConflictMode, FlushMode
+from radosmount.errors import IsDirectory, StaleFile
 from radosmount.store.interface import ReadResult
 from radosmount.vfs.handles import FileHandle, HandleTable
 from radosmount.vfs.metadata import Metadata
@@ -42,7 +42,7 @@ class OpenFiles:
         metadata: Metadata,
         cache: PageCache,
         ahead: ReadAhead,
-        flush_mode: FlushMode,
+        config: CacheConfig,
     ) -> None:
         self.handles: HandleTable[FileHandle] = HandleTable()
         self.ahead = ahead
@@ -51,7 +51,8 @@ class OpenFiles:
         self._objects = objects
         self._metadata = metadata
         self._cache = cache
-        self._flush_mode = flush_mode
+        self._flush_mode = config.flush
+        self._has_guard = config.conflict is ConflictMode.FAIL
 
     def opened(self, node: FileNode, flags: int, head: ReadResult | None = None) -> OpenFile:
         """A new handle. O_TRUNC takes effect with the next flush."""
@@ -105,8 +106,10 @@ class OpenFiles:
 
     async def write(self, handle: int, offset: int, data: bytes) -> int:
         """With O_APPEND `offset` does not count: the kernel took it from a size that may be
-        old. Raises: FileTooBig; DeadlineExceeded; with `sync` the flush's error."""
+        old. Raises: FileTooBig; DeadlineExceeded; StaleFile; with `sync` the flush's error."""
         opened = self.handles[handle]
+        if opened.is_outdated:
+            await self.check_unchanged(handle)
         await self._cache.write(opened.file, offset, data, opened.is_append)
         if opened.clears_setuid:
             self._metadata.clear_setuid(opened.file)
@@ -154,6 +157,15 @@ class OpenFiles:
             self._drop_if_given_up(node)
             self._nodes.drop_if_unused(node)
 
+    async def check_unchanged(self, handle: int) -> None:
+        """Raises: StaleFile where someone else has changed the file since it was opened."""
+        opened = self.handles[handle]
+        if not (self._has_guard and opened.is_outdated):
+            return
+        await self._objects.in_turn(opened.file, _nothing)  # of ours, too, may have been heard
+        if opened.is_outdated:
+            raise StaleFile(f"{opened.file.key.name!r} was changed by someone else")
+
     # Inside
 
     async def _flush(self, opened: FileHandle) -> None:
@@ -186,6 +198,10 @@ class OpenFiles:
 
 def _is_for_writing(flags: int) -> bool:
     return flags & os.O_ACCMODE != os.O_RDONLY or bool(flags & os.O_TRUNC)
+
+
+async def _nothing() -> None:
+    pass
 
 
 def _raise_unheard(handle: FileHandle) -> None:

@@ -186,6 +186,30 @@ class Rounds:
             self.require_content(self.stored(item), item.content, "the object")
             self.require_content(item.read_by_name(), item.content, "the file after ESTALE")
 
+    def heard(self, number: int) -> None:
+        """What a stat or another open has told of since is not overwritten either:
+        write(2) and ftruncate(2) by the old descriptor are ESTALE, and a new one may."""
+        item = self.new(number)
+        descriptor = os.open(item.path, os.O_RDWR)
+        if self.random.random() < 0.5:
+            os.pwrite(descriptor, item.content[:1], 0)
+            os.fsync(descriptor)
+        self.random.choice((item.change, lambda: item.objects.set_xattr(item.name, "k", b"v")))()
+        self.arena.figures.faults += 1
+        if self.random.random() < 0.5:
+            os.stat(item.path)
+        else:
+            item.read_by_name()
+        if self.random.random() < 0.5:
+            self.require_stale(lambda: os.pwrite(descriptor, b"mine", 0))
+        else:
+            self.require_stale(lambda: os.ftruncate(descriptor, 1))
+        os.close(descriptor)
+        self.require_content(self.stored(item), item.content, "the object")
+        self.require_content(item.read_by_name(), item.content, "the file")
+        item.path.write_bytes(item.content[:10])
+        self.require_content(self.stored(item), item.content[:10], "what was written by a new one")
+
     def write_some(self, descriptor: int, size: int) -> list[tuple[int, bytes]]:
         pieces = []
         for _ in range(self.random.randrange(1, 5)):
@@ -258,7 +282,7 @@ def change_behind(arena: Arena) -> None:
     source = f"ceph:{SHARED_POOL}/{arena.folder.name}"
     with other_client(arena) as objects, arena.mounted(source, "", EXPECTED_LOG) as mount:
         rounds = Rounds(arena, mount, objects)
-        kinds = (rounds.cached, rounds.open_for_reading, rounds.dirty)
+        kinds = (rounds.cached, rounds.open_for_reading, rounds.dirty, rounds.heard)
         for number in range(arena.sizes["rounds"]):
             arena.random.choice(kinds)(number)
     arena.figures.more = {

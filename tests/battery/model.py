@@ -244,7 +244,7 @@ class Program:
             return
         size = self.random.randrange(60)
         change = AttributeChange(size=size)
-        await self.answer(lambda: self.mount.fs.set_attributes(item.ino, change, has_handle=True))
+        await self.answer(lambda: self.mount.fs.set_attributes(item.ino, change, item.handle))
         item.file.content = item.file.content[:size].ljust(size, b"\0")
 
     async def sync(self) -> None:

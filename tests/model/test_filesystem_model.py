@@ -96,7 +96,7 @@ class World:
             case ("truncate", bytes(name), int(size)) if name in self.files:
                 ino = await self.look_up(name)
                 change = AttributeChange(size=size)
-                await self.mount.fs.set_attributes(ino, change, has_handle=False)
+                await self.mount.fs.set_attributes(ino, change)
                 resize(self.files[name].content, size)
                 self.files[name].is_dirty = False
             case ("rename", bytes(old), bytes(new)) if old in self.files and old != new:
@@ -127,7 +127,7 @@ class World:
                     await self.read_on(handle, length)
             case ("ftruncate", _, int(size)):
                 change = AttributeChange(size=size)
-                await fs.set_attributes(handle.ino, change, has_handle=True)
+                await fs.set_attributes(handle.ino, change, handle.number)
                 resize(content, size)
                 handle.file.is_dirty = True
             case ("sync", _, bool(fails)):
@@ -342,7 +342,7 @@ async def play_race(rng: random.Random, ending: str, atomic_max: int, is_stored:
             with contextlib.suppress(StaleFile):
                 await mount.fs.set_xattr(ino, b"user.k", b"v")
                 change = AttributeChange(mtime_ns=10**18)
-                await mount.fs.set_attributes(ino, change, has_handle=True)
+                await mount.fs.set_attributes(ino, change, handle)
 
         async def end() -> None:
             await trio.sleep(rng.random() / 2)

@@ -195,6 +195,23 @@ def test_appends_of_two_mounts(file: Path, second: Path, objects: rados.Ioctx) -
         assert [int(line.split()[1]) for line in mine] == list(range(40))
 
 
+@pytest.mark.parametrize("how", ["stat", "read"])
+def test_conflict_that_was_heard_of(how: str, file: Path, objects: rados.Ioctx) -> None:
+    """Of what this mount has heard since, write(2) tells at once, and nothing is kept."""
+    file.write_bytes(b"begin")
+    with opened(file, os.O_RDWR) as descriptor:
+        objects.write_full(file.name, b"theirs")
+        assert os.stat(file).st_size == 6 if how == "stat" else file.read_bytes() == b"theirs"
+        with fails(errno.ESTALE):
+            os.write(descriptor, b"mine!")
+        with fails(errno.ESTALE):
+            os.ftruncate(descriptor, 1)
+        assert os.pread(descriptor, 10, 0) == b"theirs"
+    assert object_of(objects, file) == b"theirs"
+    file.write_bytes(b"again")
+    assert object_of(objects, file) == b"again"
+
+
 @pytest.mark.expects_log("")
 @pytest.mark.parametrize("what", ["content", "xattr", "removal"])
 def test_conflict(what: str, file: Path, objects: rados.Ioctx) -> None:

@@ -72,7 +72,7 @@ class MountBench:
     async def truncate(self, name: bytes, size: int) -> None:
         """truncate(2)."""
         ino = (await self.stat(name)).ino
-        await self.fs.set_attributes(ino, AttributeChange(size=size), has_handle=False)
+        await self.fs.set_attributes(ino, AttributeChange(size=size))
 
     async def unlink(self, name: bytes) -> None:
         await self.fs.unlink(ROOT_INO, name)

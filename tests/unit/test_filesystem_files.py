@@ -54,7 +54,7 @@ async def test_own_writes_keep_the_kernels_pages(mount: MountBench) -> None:
     await mount.put(b"f", b"abc")
     ino = (await mount.stat(b"f")).ino
     await mount.fs.set_xattr(ino, b"user.color", b"blue")
-    await mount.fs.set_attributes(ino, AttributeChange(mtime_ns=NS_PER_S), has_handle=False)
+    await mount.fs.set_attributes(ino, AttributeChange(mtime_ns=NS_PER_S))
     assert (await mount.fs.open(ino, os.O_RDONLY)).keeps_pages
 
 
@@ -267,7 +267,7 @@ async def test_truncate_by_handle_waits_for_close(mount: MountBench) -> None:
     mount.store.changes.clear()
     handle = await mount.open(b"f")
     ino = (await mount.stat(b"f")).ino
-    await mount.fs.set_attributes(ino, AttributeChange(size=2), has_handle=True)
+    await mount.fs.set_attributes(ino, AttributeChange(size=2), handle)
     await mount.fs.write(handle, 3, b"x")
     assert mount.stored(b"f") == b"abcdef"
     await mount.close(handle)
@@ -288,14 +288,14 @@ async def test_mtime(mount: MountBench) -> None:
     await mount.put(b"f", b"abc")
     ino = (await mount.stat(b"f")).ino
     change = AttributeChange(mtime_ns=1_400_000_000 * NS_PER_S)
-    await mount.fs.set_attributes(ino, change, has_handle=False)
+    await mount.fs.set_attributes(ino, change)
     found = mount.store.stat_now(key_of(b"f"))
     assert found is not None
     assert found.mtime_s == 1_400_000_000
     handle = await mount.open(b"f")
     await mount.fs.write(handle, 0, b"x")
     change = AttributeChange(mtime_ns=1_300_000_000 * NS_PER_S)
-    attributes = await mount.fs.set_attributes(ino, change, has_handle=True)
+    attributes = await mount.fs.set_attributes(ino, change, handle)
     assert attributes.mtime_ns == 1_300_000_000 * NS_PER_S
     await mount.close(handle)
     assert (await mount.stat(b"f")).mtime_ns == 1_300_000_000 * NS_PER_S
@@ -317,9 +317,9 @@ async def test_modes_are_the_mounts(mount: MountBench) -> None:
     """chmod and chown succeed without effect."""
     await mount.put(b"f", b"")
     ino = (await mount.stat(b"f")).ino
-    found = await mount.fs.set_attributes(ino, AttributeChange(mode=0o600), has_handle=False)
+    found = await mount.fs.set_attributes(ino, AttributeChange(mode=0o600))
     assert stat.S_IMODE(found.mode) == 0o644
-    await mount.fs.set_attributes(ino, AttributeChange(uid=1000), has_handle=False)
+    await mount.fs.set_attributes(ino, AttributeChange(uid=1000))
 
 
 async def test_strict_modes(nursery: trio.Nursery) -> None:
@@ -327,9 +327,9 @@ async def test_strict_modes(nursery: trio.Nursery) -> None:
     mount = await started(nursery, view=ViewConfig(pool=b"assets", has_strict_modes=True))
     await mount.put(b"f", b"")
     ino = (await mount.stat(b"f")).ino
-    await mount.fs.set_attributes(ino, AttributeChange(mode=0o644), has_handle=False)
+    await mount.fs.set_attributes(ino, AttributeChange(mode=0o644))
     with pytest.raises(NotPermitted):
-        await mount.fs.set_attributes(ino, AttributeChange(mode=0o600), has_handle=False)
+        await mount.fs.set_attributes(ino, AttributeChange(mode=0o600))
 
 
 # --- Xattrs
@@ -443,7 +443,7 @@ async def test_an_empty_file_over_an_empty_one(mount: MountBench) -> None:
     mount.store.put_now(key_of(b"f"), b"")
     handle = await mount.open(b"f", os.O_WRONLY | os.O_TRUNC)
     ino = (await mount.stat(b"f")).ino
-    await mount.fs.set_attributes(ino, AttributeChange(mtime_ns=5 * NS_PER_S), has_handle=True)
+    await mount.fs.set_attributes(ino, AttributeChange(mtime_ns=5 * NS_PER_S), handle)
     await mount.close(handle)
     [(_, change)] = mount.store.changes
     assert change.steps == (Create(), WriteFull(b""))
@@ -465,7 +465,7 @@ async def test_the_time_of_a_file_that_was_never_stored(mount: MountBench) -> No
     await mount.unlink(b"f")
     assert (await mount.fs.get_attributes(ino)).mtime_ns == made_ns > 10**18
     old = AttributeChange(mtime_ns=5 * NS_PER_S)
-    await mount.fs.set_attributes(ino, old, has_handle=True)
+    await mount.fs.set_attributes(ino, old, handle)
     await mount.fs.write(handle, 0, b"new")
     assert (await mount.fs.get_attributes(ino)).mtime_ns >= made_ns
     await mount.close(handle)

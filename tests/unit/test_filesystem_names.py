@@ -113,8 +113,8 @@ async def test_attributes_of_unlinked_file(mount: MountBench) -> None:
     await mount.unlink(b"f")
     found = await mount.fs.get_attributes(ino)
     assert (found.nlink, found.size) == (0, 10)
-    await mount.fs.set_attributes(ino, AttributeChange(size=4), has_handle=True)
-    await mount.fs.set_attributes(ino, AttributeChange(mtime_ns=NS_PER_S), has_handle=True)
+    await mount.fs.set_attributes(ino, AttributeChange(size=4), handle)
+    await mount.fs.set_attributes(ino, AttributeChange(mtime_ns=NS_PER_S), handle)
     assert await mount.read(handle) == b"0123"
     await mount.close(handle)
     assert mount.stored(b"f") is None
@@ -209,7 +209,7 @@ async def test_truncate_while_being_unlinked(mount: MountBench, nursery: trio.Nu
     with mount.store.paused():
         nursery.start_soon(mount.unlink, b"f")
         await trio.testing.wait_all_tasks_blocked()
-        await mount.fs.set_attributes(ino, AttributeChange(size=5), has_handle=True)
+        await mount.fs.set_attributes(ino, AttributeChange(size=5), handle)
     await trio.testing.wait_all_tasks_blocked()
     assert await mount.read(handle) == bytes(5)
     assert mount.stored(b"f") is None
@@ -349,7 +349,7 @@ async def test_open_directory_as_file(mount: MountBench) -> None:
     with pytest.raises(IsDirectory):
         await mount.fs.open(ROOT_INO, os.O_RDONLY)
     with pytest.raises(IsDirectory):
-        await mount.fs.set_attributes(ROOT_INO, AttributeChange(size=0), has_handle=False)
+        await mount.fs.set_attributes(ROOT_INO, AttributeChange(size=0))
 
 
 # --- Listing

@@ -288,7 +288,7 @@ async def test_mtime_waits_for_an_unlink(mount: MountBench, nursery: trio.Nurser
     async def touch() -> None:
         change = AttributeChange(mtime_ns=1_400_000_000 * NS_PER_S)
         try:
-            await mount.fs.set_attributes(ino, change, has_handle=False)
+            await mount.fs.set_attributes(ino, change)
         except StaleFile as failure:
             errors.append(failure)
 

@@ -136,7 +136,7 @@ async def test_rename_after_o_excl_and_utimens(mount: MountBench, looked_up: Loo
     await mount.fs.write(opened.handle, 0, b"abc")
     await mount.close(opened.handle)
     change = AttributeChange(mtime_ns=NS_PER_S)
-    await mount.fs.set_attributes(found.ino, change, has_handle=False)
+    await mount.fs.set_attributes(found.ino, change)
     assert await looked_up.rename() == ["apply", "apply"]
     assert mount.stored(b"b") == b"abc"
 

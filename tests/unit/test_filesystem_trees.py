@@ -300,7 +300,7 @@ async def test_a_removed_directory_does_not_come_back(mount: Bench) -> None:
     await mount.mkdir(b"d")
     removed = await mount.fs.lookup(ROOT_INO, b"d")
     await mount.rmdir(b"d")
-    await mount.fs.set_attributes(removed.ino, AttributeChange(mtime_ns=NS_PER_S), has_handle=False)
+    await mount.fs.set_attributes(removed.ino, AttributeChange(mtime_ns=NS_PER_S))
     assert await mount.ls() == set()
     assert mount.stored(b"d/") is None
 
@@ -537,7 +537,7 @@ async def test_a_read_only_pool_says_so_first(nursery: trio.Nursery) -> None:
     with pytest.raises(ReadOnly):
         await mount.rename(b"d", b"e")
     with pytest.raises(ReadOnly):
-        await mount.fs.set_attributes(found.ino, AttributeChange(mode=0o644), has_handle=False)
+        await mount.fs.set_attributes(found.ino, AttributeChange(mode=0o644))
 
 
 async def test_the_time_of_an_unlinked_file(mount: Bench) -> None:
@@ -546,7 +546,7 @@ async def test_the_time_of_an_unlinked_file(mount: Bench) -> None:
     await mount.fs.sync(handle)
     await mount.fs.unlink(ROOT_INO, b"f")
     change = AttributeChange(mtime_ns=5 * NS_PER_S)
-    await mount.fs.set_attributes(ino, change, has_handle=True)
+    await mount.fs.set_attributes(ino, change, handle)
     assert (await mount.fs.get_attributes(ino)).mtime_ns == 5 * NS_PER_S
     await mount.close(handle)
 
@@ -603,7 +603,7 @@ async def test_the_time_of_a_directory(mount: Bench) -> None:
     await mount.mkdir(b"d")
     found = await mount.fs.lookup(ROOT_INO, b"d")
     change = AttributeChange(mtime_ns=5 * NS_PER_S + 123)
-    shown = await mount.fs.set_attributes(found.ino, change, has_handle=False)
+    shown = await mount.fs.set_attributes(found.ino, change)
     assert shown.mtime_ns == 5 * NS_PER_S
     await mount.write(b"d/f", b"")
     newer = (await mount.fs.get_attributes(found.ino)).mtime_ns

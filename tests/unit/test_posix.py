@@ -86,7 +86,7 @@ def kept(mount: MountBench, name: bytes) -> Posix:
 
 
 async def change(mount: MountBench, ino: int, **wanted: int) -> None:
-    await mount.fs.set_attributes(ino, AttributeChange(**wanted), has_handle=False)
+    await mount.fs.set_attributes(ino, AttributeChange(**wanted))
 
 
 @pytest.mark.expects_log("chmod and chown have no effect")

@@ -216,7 +216,7 @@ async def test_truncate_meanwhile(mount: ReadBench) -> None:
     await wait_all_tasks_blocked()
     ino = (await mount.stat(b"f")).ino
     change = AttributeChange(size=3 * STEP + 1)
-    await mount.fs.set_attributes(ino, change, has_handle=True)
+    await mount.fs.set_attributes(ino, change, handle)
     assert await mount.read(handle, 3 * STEP, STEP) == CONTENT[3 * STEP : 3 * STEP + 1]
     await mount.fs.sync(handle)
     assert await mount.read(handle, 3 * STEP, STEP) == CONTENT[3 * STEP : 3 * STEP + 1]

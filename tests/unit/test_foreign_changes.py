@@ -1,0 +1,160 @@
+"""What someone else has changed since an open, and this mount has heard of before it writes."""
+
+import os
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from radosmount.config import ConflictMode
+from radosmount.errors import StaleFile, TimedOut
+from radosmount.store.interface import Change, ObjectKey
+from radosmount.store.memory import MemoryStore
+from radosmount.vfs.attributes import AttributeChange
+from radosmount.vfs.nodes import ROOT_INO
+from tests.support.mounts import MountBench, started
+from tests.support.stores import is_apply, key_of
+
+KEY = key_of(b"f")
+
+
+class LateAnswers(MemoryStore):
+    """What `apply` has done is heard of only after `answered`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answered = trio.Event()
+
+    async def apply(self, key: ObjectKey, change: Change) -> int:
+        version = await super().apply(key, change)
+        await self.answered.wait()
+        return version
+
+
+async def hear(mount: MountBench, how: str) -> None:
+    if how == "stat":
+        await mount.stat(b"f")
+    elif how == "open":
+        await mount.open(b"f", os.O_RDONLY)
+    else:
+        await mount.rename(b"f", b"g")
+
+
+@pytest.mark.parametrize("how", ["stat", "open", "rename"])
+async def test_no_silent_overwrite(mount: MountBench, how: str) -> None:
+    """Who writes by a descriptor that was opened before hears ESTALE at once; by a new one it
+    works."""
+    name = b"g" if how == "rename" else b"f"
+    await mount.put(b"f", b"before")
+    old = await mount.open(b"f")
+    mount.store.put_now(KEY, b"theirs")
+    await hear(mount, how)
+    ino = (await mount.stat(name)).ino
+    with pytest.raises(StaleFile):
+        await mount.fs.write(old, 0, b"mine!!")
+    with pytest.raises(StaleFile):
+        await mount.fs.set_attributes(ino, AttributeChange(size=1), old)
+    await mount.close(old)
+    assert mount.store.read_now(key_of(name)) == b"theirs"
+    new = await mount.open(name)
+    await mount.fs.write(new, 0, b"MINE")
+    await mount.close(new)
+    assert mount.store.read_now(key_of(name)) == b"MINErs"
+
+
+async def test_a_changed_xattr_counts(mount: MountBench) -> None:
+    await mount.put(b"f", b"before")
+    old = await mount.open(b"f")
+    assert mount.store.xattrs_now(KEY) == {}
+    mount.store.put_now(KEY, b"before")
+    await mount.stat(b"f")
+    with pytest.raises(StaleFile):
+        await mount.fs.write(old, 0, b"mine!!")
+
+
+async def test_appends_go_behind(mount: MountBench) -> None:
+    await mount.put(b"f", b"before")
+    old = await mount.open(b"f", os.O_WRONLY | os.O_APPEND)
+    mount.store.put_now(KEY, b"theirs")
+    await mount.stat(b"f")
+    await mount.fs.write(old, 0, b" mine")
+    await mount.close(old)
+    assert mount.store.read_now(KEY) == b"theirs mine"
+
+
+async def test_what_an_append_has_met_counts_for_other_descriptors(mount: MountBench) -> None:
+    await mount.put(b"f", b"before")
+    old = await mount.open(b"f")
+    appending = await mount.open(b"f", os.O_WRONLY | os.O_APPEND)
+    await mount.fs.write(appending, 0, b" mine")
+    mount.store.put_now(KEY, b"theirs")
+    await mount.close(appending)
+    assert mount.store.read_now(KEY) == b"theirs mine"
+    with pytest.raises(StaleFile):
+        await mount.fs.write(old, 0, b"mine!!")
+
+
+async def test_the_last_writer_may(nursery: trio.Nursery) -> None:
+    mount = await started(nursery, conflict=ConflictMode.LAST_WRITER)
+    await mount.put(b"f", b"before")
+    old = await mount.open(b"f")
+    mount.store.put_now(KEY, b"theirs")
+    await mount.stat(b"f")
+    await mount.fs.write(old, 0, b"MINE")
+    await mount.close(old)
+    assert mount.store.read_now(KEY) == b"MINErs"
+
+
+async def test_what_this_mount_changes_is_not_foreign(mount: MountBench) -> None:
+    """By another descriptor, an xattr, a rename."""
+    await mount.put(b"f", b"before")
+    old = await mount.open(b"f")
+    other = await mount.open(b"f")
+    await mount.fs.write(other, 0, b"B")
+    await mount.close(other)
+    await mount.fs.set_xattr((await mount.stat(b"f")).ino, b"user.k", b"v")
+    await mount.stat(b"f")
+    await mount.rename(b"f", b"g")
+    await mount.stat(b"g")
+    await mount.truncate(b"g", 5)
+    await mount.fs.write(old, 4, b"R")
+    await mount.close(old)
+    assert mount.store.read_now(key_of(b"g")) == b"BefoR"
+
+
+async def test_our_own_xattr_that_is_seen_before_its_answer(nursery: trio.Nursery) -> None:
+    store = LateAnswers()
+    store.put_now(KEY, b"before")
+    mount = MountBench(nursery, store)
+    await mount.fs.start()
+    old = await mount.open(b"f")
+    ino = (await mount.stat(b"f")).ino
+    nursery.start_soon(mount.fs.set_xattr, ino, b"user.k", b"v")
+    await wait_all_tasks_blocked()
+    await mount.stat(b"f")
+    nursery.start_soon(mount.fs.write, old, 0, b"MINE")  # waits for the answer
+    await wait_all_tasks_blocked()
+    store.answered.set()
+    await wait_all_tasks_blocked()
+    await mount.close(old)
+    assert store.read_now(KEY) == b"MINEre"
+
+
+async def test_our_own_xattr_whose_answer_is_lost(mount: MountBench) -> None:
+    await mount.put(b"f", b"before")
+    old = await mount.open(b"f")
+    ino = (await mount.stat(b"f")).ino
+    mount.store.fail_next(TimedOut("no answer"), is_apply, applied=True)
+    with pytest.raises(TimedOut):
+        await mount.fs.set_xattr(ino, b"user.k", b"v")
+    await mount.fs.lookup(ROOT_INO, b"f")
+    await mount.fs.write(old, 0, b"MINE")
+    await mount.close(old)
+    assert mount.store.read_now(KEY) == b"MINEre"
+    mount.store.put_now(KEY, b"theirs")  # once only
+    await mount.stat(b"f")
+    again = await mount.open(b"f")
+    mount.store.put_now(KEY, b"theirs again")
+    await mount.stat(b"f")
+    with pytest.raises(StaleFile):
+        await mount.fs.write(again, 0, b"mine")
