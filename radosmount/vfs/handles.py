@@ -19,6 +19,8 @@ class FileHandle:
         self.node = node
         self.is_writable = is_writable
         self.is_append = is_append
+        self.is_direct = False  # the kernel's pages have no part in its reads
+        self.stale_count = 0  # of the node, when it was opened
         self.clears_setuid = False  # the kernel leaves that to us
         self.head: ReadResult | None = None  # came with the look-up, for the first read
         self.ahead = HandleAhead()
@@ -36,6 +38,12 @@ class FileHandle:
         file = self.file
         is_changed = self._foreign_change_count != file.foreign_change_count
         return is_changed and not self.is_append and file.orphan is None
+
+    def note_dropped(self) -> None:
+        """The kernel asks by this handle: it has processed the answer of the open, which had it
+        drop its pages. Until then another open is told so, too, lest it reads them."""
+        node = self.node
+        node.dropped_count = max(node.dropped_count, self.stale_count)
 
     def take_head(self, offset: int, length: int) -> bytes | None:
         """What a first read can be answered with at once, if that is still right."""

@@ -106,12 +106,13 @@ class FileNode(Node):
 
     __slots__ = (
         "__weakref__",
+        "dropped_count",
         "fetched_ahead_s",
         "file",
-        "has_stale_pages",
         "open_count",
         "replaced",
         "shown_version",
+        "stale_count",
         "stat_ahead",
         "stat_ahead_index",
         "stat_under_way",
@@ -124,7 +125,8 @@ class FileNode(Node):
         self.open_count = 0
         self.replaced: trio.Event | None = None  # set when a rename over its name has ended
         self.shown_version: int | None = None  # of the attributes that the kernel may keep
-        self.has_stale_pages = False  # the kernel may hold pages of another version
+        self.stale_count = 0  # how often the kernel's pages became those of another version
+        self.dropped_count = 0  # up to which of them it is known to have dropped them
         self.vouch: Vouch | None = None
         self.stat_ahead: StatAhead | None = None  # of the last listing that had it
         self.stat_ahead_index = 0
@@ -145,6 +147,10 @@ class FileNode(Node):
         finally:
             self.replaced.set()
             self.replaced = None
+
+    @property
+    def is_only_read(self) -> bool:
+        return self.file.is_clean and not self.file.writer_count
 
     @property
     def is_in_use(self) -> bool:

@@ -194,7 +194,9 @@ class Objects:
         await self.revalidate(node)
         return None
 
-    async def revalidate(self, node: FileNode, freshness_s: float = 0.0) -> None:
+    async def revalidate(
+        self, node: FileNode, freshness_s: float = 0.0, may_notify: bool = True
+    ) -> None:
         """Hear from the store what the object is now, unless that was `freshness_s` ago.
 
         Raises: StaleFile where it is gone.
@@ -215,18 +217,24 @@ class Objects:
             _check_linked(file)  # else it was renamed here meanwhile
             return
         if file.epoch == epoch:
-            self._observe(node, stat)
+            self._observe(node, stat, may_notify)
         _check_linked(file)
 
-    async def refresh(self, node: FileNode) -> None:
+    async def refresh(self, node: FileNode, asked_bytes: int = 0) -> None:
         """A read met another version than the one we knew: hear what the object is now, and have
         the kernel drop its pages of the one before.
+
+        `asked_bytes`: how many of the first ones the kernel waits for. It asks for what it has
+        not: if that is all there is, a notice could take away nothing but the answer, while it is
+        being copied, and the rest would be asked for anew, of a later version perhaps.
 
         Else, where the kernel itself asks, the answer tells it. A notice that overtakes such an
         answer would have the kernel drop that, and read on with the old size.
         """
-        await self.revalidate(node)
-        if node.open_count:
+        size = node.file.size
+        await self.revalidate(node, may_notify=False)
+        is_all_asked = node.file.size == size <= asked_bytes
+        if node.open_count and not is_all_asked:
             self._invalidate(node.ino)
 
     async def create(
@@ -330,7 +338,7 @@ class Objects:
         node.fetched_ahead_s = float("-inf")
         return age_s < AHEAD_FRESHNESS_S and not node.file.is_unlinked
 
-    def _observe(self, node: FileNode, stat: ObjectStat) -> None:
+    def _observe(self, node: FileNode, stat: ObjectStat, may_notify: bool = True) -> None:
         if node.replaced is not None:  # that may be of what replaces it
             return
         file = node.file
@@ -338,9 +346,9 @@ class Objects:
         is_changed = file.observe(stat) and before.version != 0
         file.heard_s = trio.current_time()
         if is_changed or was_suspect:
-            node.has_stale_pages = True  # the next open drops them, for every handle
+            node.stale_count += 1  # the next open drops them, for every handle
         looks_same = replace(stat, version=before.version) == before
-        if is_changed and looks_same and node.open_count:
+        if is_changed and looks_same and node.open_count and may_notify:
             self._invalidate(node.ino)  # the kernel cannot tell by what it is answered
 
     def _enter(self, key: ObjectKey, stat: ObjectStat) -> FileNode:

@@ -61,9 +61,11 @@ class OpenFiles:
             self._cache.truncate(node.file, 0)
         opened = FileHandle(node, is_writable, bool(flags & os.O_APPEND))
         opened.head = head
+        opened.is_direct = bool(flags & (os.O_DIRECT | os.O_APPEND))
         node.open_count += 1
         node.file.writer_count += is_writable
-        keeps_pages, node.has_stale_pages = not node.has_stale_pages, False
+        keeps_pages = node.dropped_count == node.stale_count
+        opened.stale_count = node.stale_count
         keeps_attributes = node.shown_version in (None, node.file.base.version)
         return OpenFile(self.handles.add(opened), keeps_pages, keeps_attributes)
 
@@ -91,6 +93,7 @@ class OpenFiles:
         """Fewer bytes than asked only at the end of the file."""
         opened = self.handles[handle]
         node = opened.node
+        opened.note_dropped()
         head = opened.take_head(offset, length)
         if head is not None:
             return head
@@ -99,7 +102,8 @@ class OpenFiles:
             if node.replaced is not None:  # that may be of what replaces it
                 await node.replaced.wait()
             elif node.file.is_suspect and node.file.is_clean:  # the kernel would keep it as known
-                await self._objects.refresh(node)
+                is_from_start = offset == 0 and not opened.is_direct
+                await self._objects.refresh(node, length if is_from_start else 0)
             else:
                 break
         return content
@@ -140,6 +144,7 @@ class OpenFiles:
         """
         opened = self.handles.pop(handle)
         self.ahead.close(opened.ahead)
+        opened.note_dropped()
         node = opened.node
         node.file.writer_count -= opened.is_writable
         is_due = opened.is_writable and self._flush_mode is not FlushMode.LAZY
@@ -182,7 +187,7 @@ class OpenFiles:
         file = node.file
         if not file.writer_count and self._cache.has_failed_for_good(file):
             self._cache.give_up(file)
-            node.has_stale_pages = True  # the kernel has what is given up
+            node.stale_count += 1  # the kernel has what is given up
             self._drop_if_given_up(node)
         if not node.open_count and file.orphan is not None:
             file.orphan.close()

@@ -144,15 +144,30 @@ class Renaming:
             finally:  # whatever became of the source
                 if target is not None and is_replaced:
                     self._removal.finish(target, orphan)
+            if node is not None:
+                await self._part_from_late(new, progress)
         if node is not None:
             self._take_name(node, new, source, version)
         else:
             self._nodes.note(old, False)
 
+    async def _part_from_late(self, key: ObjectKey, progress: Progress) -> None:
+        """Who looked the name up while the object was there already has another inode of it. Who
+        only reads it keeps its content; what is written by it is stored by the name, as before."""
+        late = self._nodes.find_file(key)
+        if late is None or not late.is_only_read:
+            return
+        with contextlib.suppress(StoreError):  # then it goes by the name, too
+            orphan, _ = await self._removal.copy_if_open(late, progress)
+            if late.is_only_read:
+                self._removal.finish(late, orphan)
+            elif orphan is not None:
+                orphan.close()
+
     def _take_name(self, node: FileNode, key: ObjectKey, source: ObjectStat, version: int) -> None:
         """What the handles have written meanwhile stays dirty, upon the moved object."""
         late = self._nodes.find_file(key)
-        if late is not None:  # looked up while the object was there already
+        if late is not None:
             self._nodes.unlink(late)
         self._nodes.rename(node, key)
         node.file.take_base(source, version)

@@ -37,6 +37,7 @@ STOPPED_S: Final = (0.5, 6.0)  # some are longer than the shorter time-out
 LARGEST_BYTES: Final = 4 * MIB
 FILES_A_WRITER: Final = 4
 PUBLISHED_BYTES: Final = 16 * KIB  # read by one request
+PAGE_BYTES: Final = 4 * KIB
 PUBLISHED_COUNT: Final = 4
 LAGGY_S: Final = 10.0
 PROGRESS_S: Final = 90.0
@@ -53,17 +54,26 @@ class Publisher(Writer):
     def __init__(self, name: str, dice: random.Random, transient: Collection[int]) -> None:
         super().__init__(name, dice, PUBLISHED_COUNT, PUBLISHED_BYTES, transient)
         self.generations: list[list[bytes]] = [[] for _ in self.files]
+        self.generation_of_page: dict[bytes, int] = {}
         self.acknowledged_generation = [-1] * len(self.files)
 
     def step(self) -> None:
         number = self._dice.randrange(len(self.files))
         content = self._dice.randbytes(PUBLISHED_BYTES)
-        self.generations[number].append(hashlib.sha256(content).digest())
+        generations = self.generations[number]
+        for page in pages_of(content):
+            self.generation_of_page[page] = len(generations)
+        generations.append(hashlib.sha256(content).digest())
         if number % 2 == 0:
             self.replace(self.files[number], self.fresh[number], content)
         else:
             self.rewrite(self.files[number], content)
         self.acknowledged_generation[number] += 1
+
+
+def pages_of(content: bytes) -> list[bytes]:
+    starts = range(0, len(content), PAGE_BYTES)
+    return [hashlib.sha256(content[at : at + PAGE_BYTES]).digest() for at in starts]
 
 
 class Reader(Writer):
@@ -87,9 +97,10 @@ class Reader(Writer):
         known = self._publisher.generations[number]
         digest = hashlib.sha256(content).digest()
         if digest not in known[oldest:]:
-            place = known.index(digest) if digest in known else "none"
+            of_page = self._publisher.generation_of_page
+            place = [of_page.get(page, "none") for page in pages_of(content)]
             raise RowFailed(
-                f"{file.name}: read generation {place} of {len(content)} bytes, and "
+                f"{file.name}: read generations {place} of {len(content)} bytes, and "
                 f"{oldest} was acknowledged before, {len(known) - 1} begun"
             )
         self.acknowledged += 1

@@ -49,7 +49,7 @@ BUGS = (
         "behind",
         "an open does not drop the kernel's pages of an older version",
         "vfs/openfiles.py",
-        "keeps_pages, node.has_stale_pages = not node.has_stale_pages, False",
+        "keeps_pages = node.dropped_count == node.stale_count",
         "keeps_pages = True",
     ),
     Bug(
