@@ -51,6 +51,8 @@ log = logging.getLogger(__name__)
 # A file that streams is flushed from this on: a few operations in flight at once.
 STREAM_BYTES: Final = 8 * MIB
 TICK_S: Final = 1.0
+# How long a file of which RADOS has nothing may wait for its writer to become one operation.
+HELD_BACK_S: Final = 60.0
 
 
 class PageCache:
@@ -403,9 +405,15 @@ class PageCache:
         return not is_waiting and not self._is_held_back(file)
 
     def _is_held_back(self, file: CachedFile) -> bool:
-        """Whether a writer may still be making this one small enough to go out whole."""
+        """Whether it may still go out whole: over an old content whenever its writer ends."""
         is_small = file.size <= self._config.atomic_max_bytes
-        return file.writer_count > 0 and is_small and file.is_rewritten_whole
+        if not (file.writer_count and is_small and file.is_rewritten_whole):
+            return False
+        return file.base.size > 0 or not self._is_older(file, HELD_BACK_S)
+
+    def _is_older(self, file: CachedFile, age_s: float) -> bool:
+        schedule = self._dirty.get(file)
+        return schedule is not None and trio.current_time() >= schedule.dirty_since_s + age_s
 
     def _note_dirty(self, file: CachedFile) -> None:
         schedule = self._dirty.get(file)

@@ -5,6 +5,7 @@ import trio
 import trio.testing
 
 from radosmount.cache.orphan import Orphan
+from radosmount.cache.pagecache import HELD_BACK_S
 from radosmount.config import MIB, FlushMode
 from radosmount.errors import (
     DeadlineExceeded,
@@ -360,11 +361,28 @@ async def test_rewritten_file_is_held_back(
     file = bench.stored_file(b"old content")
     bench.cache.truncate(file, 0)
     await bench.cache.write(file, 0, b"new")
-    await trio.sleep(60)
+    await trio.sleep(3600)
     assert bench.stored() == b"old content"
     await bench.cache.flush(file)
     [(_, change)] = bench.store.changes
     assert change.steps == (WriteFull(b"new"),)
+
+
+async def test_a_new_file_that_stays_open_is_stored_in_the_end(
+    bench: CacheBench, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A log that is never synced: there is no old content to keep whole, and a crash would lose
+    all of it."""
+    nursery.start_soon(bench.cache.run)
+    file = bench.new_file()
+    await bench.cache.write(file, 0, b"a line")
+    await trio.sleep(HELD_BACK_S - 1)
+    assert bench.stored() is None
+    await trio.sleep(3)
+    assert bench.stored() == b"a line"
+    await bench.cache.write(file, 6, b", another")
+    await trio.sleep(bench.config.dirty_expire_s + 2)
+    assert bench.stored() == b"a line, another"
 
 
 async def test_large_file_streams(bench: CacheBench) -> None:
