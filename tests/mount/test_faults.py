@@ -286,6 +286,31 @@ def test_others_go_on_beside_a_dead_osd(name: str) -> None:
                 assert lab.rados("-p", POOL, "get", one, "-") == one.encode() * 100_000
 
 
+def test_many_who_ask_a_dead_osd(name: str) -> None:
+    """However many threads of programs wait for it, others of the pool have their place."""
+    caller_count = 300
+    with temporary_lab(osd_count=2, pools=(POOL,)) as lab:
+        dead, well = names_of_osd(lab, name, 1)[0], names_of_osd(lab, name, 0)[0]
+        with mounted(lab, f"ceph:{POOL}", "timeout=60") as mount:
+            (mount.path / dead).write_bytes(b"stored")
+            lab.rados("-p", POOL, "put", well, "/proc/self/status")
+            with ThreadPoolExecutor(caller_count) as callers:
+                lab.signal("osd.1", signal.SIGSTOP)
+                stuck = [callers.submit(os.stat, mount.path / dead) for _ in range(caller_count)]
+                try:
+                    with pytest.raises(NotYet):
+                        stuck[-1].result(2)
+                    began_s = time.monotonic()
+                    assert (mount.path / well).read_bytes()
+                    (mount.path / well).write_bytes(b"stored, too")
+                    took_s = time.monotonic() - began_s
+                    assert not any(asking.done() for asking in stuck)
+                finally:
+                    lab.signal("osd.1", signal.SIGCONT)
+                assert {asking.result(60).st_size for asking in stuck} == {6}
+            assert took_s < SLACK_S
+
+
 def names_of_osd(lab: Lab, name: str, osd: int) -> list[str]:
     """Where a look-up asks that OSD alone: for the object, and for a directory's marker."""
     cluster = rados.Rados(name="client.admin", conffile=str(lab.conf_path))

@@ -51,8 +51,9 @@ from radosmount.store.rados.native.steps import build, carried_bytes
 
 log = logging.getLogger(__name__)
 
-# An operation in flight costs no thread, only memory here and work for the OSDs.
-_OPERATIONS_PER_THREAD: Final = 8
+# An operation in flight costs no thread, only memory here and work for the OSDs. A pool may have as
+# many as the mount has requests at a time: those to a dead OSD hold up none to another.
+_OPERATIONS_PER_THREAD: Final = 64
 # Below connection._INFLIGHT_BYTES_MAX, at which librados blocks its caller; a pool, a quarter.
 _IN_FLIGHT_BYTES_MAX: Final = 1024 * MIB
 _POOL_IN_FLIGHT_BYTES_MAX: Final = 256 * MIB
