@@ -7,12 +7,12 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from radosmount.config import StoreConfig
-from radosmount.errors import Disconnected, MountError
+from radosmount.errors import Disconnected, MountError, TimedOut
 from radosmount.store.interface import Change, WriteFull
 from radosmount.store.memory import MemoryStore
 from radosmount.store.rados import lasting
 from radosmount.store.rados.lasting import LastingStore
-from tests.support.stores import key_of
+from tests.support.stores import is_call, key_of
 
 KEY = key_of(b"o")
 CUT_OFF = pytest.mark.expects_log("cut this client off|connected anew|not connected")
@@ -139,3 +139,88 @@ async def test_the_end_while_connecting(
         await wait_all_tasks_blocked()
         await lasting_store.aclose()
     assert len(cluster.connections) == 1
+
+
+# --- Monitors
+
+
+def silence(store: MemoryStore, *methods: str) -> None:
+    for method in methods:
+        store.fail_next(TimedOut("no answer"), is_call(method))
+
+
+async def doubted(lasting_store: LastingStore) -> None:
+    with pytest.raises(TimedOut):
+        await lasting_store.stat(KEY)
+    await trio.sleep(5)
+
+
+@CUT_OFF
+async def test_monitors_that_are_elsewhere(
+    cluster: Cluster, store: Callable[[], LastingStore], autojump_clock: MockClock
+) -> None:
+    lasting_store = store()
+    silence(cluster.connections[0], "stat", "usage", "usage")
+    await doubted(lasting_store)
+    assert len(cluster.connections) == 2
+    await lasting_store.apply(KEY, CHANGE)
+    assert [len(connection.changes) for connection in cluster.connections] == [0, 1]
+    await lasting_store.aclose()
+
+
+async def test_only_an_osd_does_not_answer(
+    cluster: Cluster, store: Callable[[], LastingStore], autojump_clock: MockClock
+) -> None:
+    """The monitors do: there is nothing to look for."""
+    lasting_store = store()
+    silence(cluster.connections[0], "stat")
+    await doubted(lasting_store)
+    assert len(cluster.connections) == 1
+    await lasting_store.aclose()
+
+
+async def test_a_monitor_that_comes_back(
+    cluster: Cluster, store: Callable[[], LastingStore], autojump_clock: MockClock
+) -> None:
+    """The connection that was tried is let go."""
+    lasting_store = store()
+    silence(cluster.connections[0], "stat", "usage")
+    await doubted(lasting_store)
+    assert len(cluster.connections) == 2
+    await lasting_store.apply(KEY, CHANGE)
+    assert [len(connection.changes) for connection in cluster.connections] == [1, 0]
+    await lasting_store.aclose()
+
+
+async def test_another_cluster_is_none_of_ours(
+    cluster: Cluster,
+    store: Callable[[], LastingStore],
+    autojump_clock: MockClock,
+) -> None:
+    lasting_store = store()
+    cluster.connections[0].cluster_id = "ours"
+    silence(cluster.connections[0], "stat", "usage", "usage")
+    await doubted(lasting_store)
+    await lasting_store.apply(KEY, CHANGE)
+    assert [len(connection.changes) for connection in cluster.connections] == [1, 0]
+    await lasting_store.aclose()
+
+
+@CUT_OFF
+async def test_a_dead_cluster_is_asked_again_later(
+    cluster: Cluster, store: Callable[[], LastingStore], autojump_clock: MockClock
+) -> None:
+    lasting_store = store()
+    cluster.failures = [MountError("no monitor")]
+    silence(cluster.connections[0], "stat", "usage")
+    await doubted(lasting_store)
+    assert len(cluster.connections) == 1
+    silence(cluster.connections[0], "stat", "stat", "usage", "usage")
+    await doubted(lasting_store)  # too early
+    assert len(cluster.connections) == 1
+    await trio.sleep(lasting.SEARCH_INTERVAL_S)
+    await doubted(lasting_store)
+    assert len(cluster.connections) == 2
+    await lasting_store.apply(KEY, CHANGE)
+    assert len(cluster.connections[1].changes) == 1
+    await lasting_store.aclose()

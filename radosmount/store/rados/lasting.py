@@ -6,17 +6,21 @@ in the background and again and again. What only reads is asked once more there;
 object fails, since it may have been applied before the cluster cut us off: the flush tries again,
 and finds out by the object's version. Nothing else is held that a new connection would have to
 renew: no locks, no watches, and every version is compared where it counts.
+
+A client whose monitors are all elsewhere by now, as ceph.conf says, never finds them. So where an
+answer is missing and no monitor answers either, a connection is tried that reads ceph.conf anew.
 """
 
 import contextlib
 import logging
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final, TypeVar
 
 import trio
 
 from radosmount.config import StoreConfig
-from radosmount.errors import Disconnected, MountError, StoreError
+from radosmount.errors import Disconnected, MountError, StoreError, TimedOut
 from radosmount.store.interface import (
     Change,
     Inspection,
@@ -40,6 +44,9 @@ RETRY_DELAY_S_MIN: Final = 0.1
 RETRY_DELAY_S_MAX: Final = 10.0
 # Who is cut off again so soon after a new connection is not let in by its address either.
 STABLE_S: Final = 30.0
+# Between two looks for monitors, and how long those of before have to answer in the end.
+SEARCH_INTERVAL_S: Final = 10.0
+LAST_WAIT_S: Final = 2.0
 
 
 async def open_lasting_store(config: StoreConfig) -> "LastingStore":
@@ -58,6 +65,8 @@ class LastingStore:
         self._connected_s = trio.current_time()
         self._delay_s = RETRY_DELAY_S_MIN
         self._renewing: trio.CancelScope | None = None
+        self._searching: trio.CancelScope | None = None
+        self._searched_s = -math.inf
         self._retiring_count = 0
         self._retired = trio.Event()
         self._is_closed = False
@@ -103,6 +112,9 @@ class LastingStore:
         connection = self._connection
         try:
             return await ask(connection)
+        except TimedOut:
+            self._doubt(connection)
+            raise
         except Disconnected:
             await self._wait_for_another(connection)
             return await ask(self._connection)
@@ -115,6 +127,9 @@ class LastingStore:
         connection = self._connection
         try:
             return await connection.apply(key, change)
+        except TimedOut:
+            self._doubt(connection)
+            raise
         except Disconnected:
             self._lose(connection)
             raise
@@ -130,6 +145,9 @@ class LastingStore:
             async with contextlib.aclosing(objects) as batches:
                 async for batch in batches:
                     yield batch
+        except TimedOut:
+            self._doubt(connection)
+            raise
         except Disconnected:
             self._lose(connection)
             raise
@@ -145,8 +163,9 @@ class LastingStore:
 
     async def aclose(self) -> None:
         self._is_closed = True
-        if self._renewing is not None:
-            self._renewing.cancel()
+        for background in (self._renewing, self._searching):
+            if background is not None:
+                background.cancel()
         while self._retiring_count:
             await self._retired.wait()
         await self._connection.aclose()
@@ -192,15 +211,61 @@ class LastingStore:
                 except Exception:
                     log.exception("connecting: unexpected")
                     continue
-                old, self._connection = self._connection, connection
-                self._retiring_count += 1
-                trio.lowlevel.spawn_system_task(self._retire, old)
-                log.warning("connected anew to the cluster")
+                self._take(connection)
                 break
         self._renewing = None
         self._connected_s = trio.current_time()
         connected, self._connected = self._connected, None
         connected.set()
+
+    def _doubt(self, connection: RadosStore) -> None:
+        """An answer is missing: look whether the monitors are where they were."""
+        is_busy = self._connected is not None or self._searching is not None or self._is_closed
+        is_early = trio.current_time() - self._searched_s < SEARCH_INTERVAL_S
+        if connection is self._connection and not is_busy and not is_early:
+            self._searching = trio.CancelScope()
+            trio.lowlevel.spawn_system_task(self._search, self._searching, connection)
+
+    async def _search(self, scope: trio.CancelScope, connection: RadosStore) -> None:
+        """A system task: nothing may leave it."""
+        with scope:
+            try:
+                if not await self._has_monitor(connection):
+                    await self._try_another(connection)
+            except (MountError, StoreError) as failure:
+                log.info("no monitor is reached: %s", failure)
+            except Exception:
+                log.exception("looking for monitors: unexpected")
+        self._searching, self._searched_s = None, trio.current_time()
+
+    async def _has_monitor(self, connection: RadosStore) -> bool:
+        try:
+            await connection.usage()
+        except TimedOut:
+            return False
+        except StoreError:
+            pass  # an answer all the same
+        return True
+
+    async def _try_another(self, connection: RadosStore) -> None:
+        """Raises: MountError, StoreError where there is none either, or of another cluster."""
+        another = await open_rados_store(self._config)
+        is_wanted = True
+        with trio.move_on_after(LAST_WAIT_S):
+            is_wanted = not await self._has_monitor(connection)  # it may have come back meanwhile
+        is_same = another.cluster_id == connection.cluster_id
+        if is_wanted and is_same and self._connected is None and not self._is_closed:
+            self._take(another)
+        else:
+            await another.aclose()
+        if not is_same:
+            raise StoreError("ceph.conf names another cluster by now")
+
+    def _take(self, connection: RadosStore) -> None:
+        old, self._connection = self._connection, connection
+        self._retiring_count += 1
+        trio.lowlevel.spawn_system_task(self._retire, old)
+        log.warning("connected anew to the cluster")
 
     async def _retire(self, connection: RadosStore) -> None:
         """A system task, too."""
