@@ -74,6 +74,20 @@ BUGS = (
         "changes = self._dirty",
     ),
     Bug(
+        "cut-off",
+        "a client that was cut off does not connect anew",
+        "store/rados/lasting.py",
+        "trio.lowlevel.spawn_system_task(self._renew)",
+        "pass",
+    ),
+    Bug(
+        "cut-off",
+        "bytes that can never be stored are not spooled",
+        "cache/pagecache.py",
+        "if self._spooler is not None:\n            spooled = self",
+        "if False:\n            spooled = self",
+    ),
+    Bug(
         "kill-9",
         "fsync does not wait for the flush",
         "vfs/openfiles.py",
