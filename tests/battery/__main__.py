@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import pytest
 
+from tests.battery.planted import BUGS
 from tests.battery.row import perform
 from tests.battery.rows import ROWS
 
@@ -31,6 +32,14 @@ hangs. `scripts/test` runs the short forms, `scripts/soak` the long ones; the se
 
 | row | form | date | seed | sizes | faults | compared | seconds |
 | --- | --- | --- | --- | --- | --- | --- | --- |
+"""
+BUGS_HEAD: Final = """
+## The battery itself
+
+Does it find what it is there for? The row `planted` makes each of these mistakes on purpose, one at
+a time, in a copy of the package, and runs the row that has to fail there: a row, and what the copy
+gets wrong.
+
 """
 
 
@@ -53,6 +62,7 @@ def report_of(paths: Iterable[Path]) -> str:
         for line in of_row:
             more = ", ".join(f"{key.replace('_', ' ')} {n}" for key, n in line["more"].items())
             parts += [f"  In the {line['form']} form: {more}.\n"] if more else []
+    parts += [BUGS_HEAD, *(f"- **{bug.row}**: {bug.what}.\n" for bug in BUGS)]
     return "".join(parts)
 
 

@@ -5,6 +5,7 @@ import random
 import pytest
 
 from radosmount.lab import Lab
+from tests.battery.__main__ import report_of
 from tests.battery.kills import Attempt, File
 from tests.battery.planted import BUGS, Bug, with_bug
 from tests.battery.row import Row, RowFailed, perform
@@ -29,6 +30,14 @@ def test_each_bug_can_be_planted(bug: Bug) -> None:
     """There is one place for it, what it makes can be compiled, and its row is there."""
     compile(with_bug(bug), bug.file, "exec")
     assert bug.row in NAMES
+
+
+def test_the_report_names_each_bug() -> None:
+    """By the row that has to catch it, also before any row has run."""
+    _, heading, section = report_of([]).partition("\n## The battery itself\n")
+    assert heading
+    for bug in BUGS:
+        assert f"- **{bug.row}**: {bug.what}.\n" in section
 
 
 def test_a_file_may_be_as_it_was_between_two_writes_of_one_attempt() -> None:
