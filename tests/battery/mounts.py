@@ -74,12 +74,18 @@ def stamp_of(block: bytes) -> tuple[int, int]:
     return writer, number
 
 
+def is_crossed(writer: int, other: int) -> bool:
+    """Whether these two are on different mounts; who made the file at first is on none."""
+    return other < WRITER_COUNT and writer % MOUNT_COUNT != other % MOUNT_COUNT
+
+
 # What a process does until its time is over. `writer`: which of all it is.
 
 
 def write_blocks(directory: Path, writer: int, rng: random.Random, end_s: float) -> Report:
     """Any block, onto whatever others write; read others meanwhile. Nothing is guarded."""
-    path, last, seen, read_count = directory / "blocks", [-1] * BLOCK_COUNT, dict[Any, int](), 0
+    path, last, seen = directory / "blocks", [-1] * BLOCK_COUNT, dict[Any, int]()
+    read_count = crossed = 0
     for number in until(end_s):
         index = rng.randrange(BLOCK_COUNT)
         with opened(path, os.O_RDWR) as descriptor:
@@ -92,7 +98,8 @@ def write_blocks(directory: Path, writer: int, rng: random.Random, end_s: float)
                     raise Wrong(f"block {at}: {found} after {seen[at, found[0]]}")
                 seen[at, found[0]] = found[1]
                 read_count += 1
-    return {"written": number + 1, "read": read_count, "last": last}
+                crossed += is_crossed(writer, found[0])
+    return {"written": number + 1, "read": read_count, "crossed": crossed, "last": last}
 
 
 def seen_block(cached: int, direct: int, index: int) -> tuple[int, int]:
@@ -155,7 +162,7 @@ def create_exclusively(directory: Path, writer: int, rng: random.Random, end_s: 
 
 def rename_over(directory: Path, writer: int, rng: random.Random, end_s: float) -> Report:
     """A file of one's own, onto a name that all rename onto, and read: always a whole one."""
-    seen = 0
+    seen = crossed = 0
     for number in until(end_s):
         own = directory / f"own-{writer}-{number % 3}"
         own.write_bytes(stamped(writer, number, rng.choice(FILE_BYTES)))
@@ -163,20 +170,21 @@ def rename_over(directory: Path, writer: int, rng: random.Random, end_s: float) 
         if own.exists():
             raise Wrong(f"{own.name} is there after its rename")
         with contextlib.suppress(FileNotFoundError):
-            seen += is_seen_whole(directory / f"target-{rng.randrange(TARGET_COUNT)}")
-    return {"written": number + 1, "read": seen}
+            author = author_of(directory / f"target-{rng.randrange(TARGET_COUNT)}")
+            seen += author is not None
+            crossed += author is not None and is_crossed(writer, author)
+    return {"written": number + 1, "read": seen, "crossed": crossed}
 
 
-def is_seen_whole(path: Path) -> bool:
-    """Whether it was the same from the open to the end; then it must be whole. What another
+def author_of(path: Path) -> int | None:
+    """Its writer, if it was the same from the open to the end; then it must be whole. What another
     mount replaces meanwhile shows in part, since the kernel asks for the rest of it later."""
     with opened(path, os.O_RDONLY) as descriptor:
         version = os.getxattr(descriptor, "ceph.version")
         content = os.read(descriptor, os.fstat(descriptor).st_size)
         if os.getxattr(descriptor, "ceph.version") != version:
-            return False
-    stamp_of(content)
-    return True
+            return None
+    return stamp_of(content)[0]
 
 
 WORKS: Final[dict[str, Callable[[Path, int, random.Random, float], Report]]] = {
@@ -252,7 +260,7 @@ class Game:
         reports = [json.loads(output) for output, _ in said]
         count = sum(report["written"] for report in reports)
         self.arena.figures.more[work] = count
-        self.arena.figures.faults += count
+        self.arena.figures.faults += sum(report.get("crossed", 0) for report in reports)
         return reports
 
     def require(self, is_so: bool, what: str) -> None:
@@ -288,9 +296,14 @@ class Game:
             expected = [line_of(writer, number) for number in range(count)]
             self.require(mine == expected, difference_of(mine, expected))
         self.require(len(lines) == sum(counts), f"{len(lines)} lines of {sum(counts)}")
+        writers = [int(line.split()[0]) for line in lines]
+        pairs = itertools.pairwise(writers)
+        self.arena.figures.faults += sum(is_crossed(one, other) for one, other in pairs)
 
     def exclusive(self, seconds: float) -> None:
         reports = self.play("exclusive", seconds)
+        lost_count = sum(report["written"] - len(report["won"]) for report in reports)
+        self.arena.figures.faults += lost_count
         for number in range(max(report["written"] for report in reports)):
             winners = [w for w in range(WRITER_COUNT) if number in set(reports[w]["won"])]
             self.require(len(winners) == 1, f"exclusive-{number} was won by {winners}")
@@ -328,6 +341,7 @@ class Game:
                 self.arena.figures.verified += len(numbers)
         stale_count = sum(len(report["stale"]) for report in reports)
         self.require(stale_count > 0, "there was no conflict")
+        self.arena.figures.faults += stale_count
         self.arena.figures.more |= {"stale": stale_count, "spooled": len(spooled)}
 
     def spooled_stamps(self) -> set[tuple[int, int]]:
@@ -403,14 +417,42 @@ SHORT: Final = {"seconds": 6}
 LONG: Final = {"seconds": 300}
 LIMIT_S: Final = (300, 3600)
 UNGUARDED: Final = Row(
-    "mounts", "two mounts, conflict=last-writer", play_unguarded, SHORT, LONG, LIMIT_S
+    "mounts",
+    "two mounts of one place, four processes on each, write the same blocks with "
+    "conflict=last-writer: every block that is read is one that somebody wrote, whole, and none "
+    "comes back after a newer one of the same writer (faults: blocks that came from the other "
+    "mount)",
+    play_unguarded,
+    SHORT,
+    LONG,
+    LIMIT_S,
 )
 GUARDED: Final = Row(
-    "mounts-guarded", "two mounts, the guard on", play_guarded, SHORT, LONG, LIMIT_S
+    "mounts-guarded",
+    "the same two mounts with the guard on: one alone makes a file with O_EXCL, and what one has "
+    "written over the other's change is ESTALE, and in the spool (faults: those who were refused)",
+    play_guarded,
+    SHORT,
+    LONG,
+    LIMIT_S,
 )
-APPENDS: Final = Row("mounts-appends", "two mounts append", play_appends, SHORT, LONG, LIMIT_S)
+APPENDS: Final = Row(
+    "mounts-appends",
+    "the same two mounts append lines to one file: none is lost, doubled, mixed or out of its "
+    "writer's order (faults: lines that follow one of the other mount)",
+    play_appends,
+    SHORT,
+    LONG,
+    LIMIT_S,
+)
 RENAMES: Final = Row(
-    "mounts-renames", "two mounts rename onto each other", play_renames, SHORT, LONG, LIMIT_S
+    "mounts-renames",
+    "the same two mounts rename files over the same names: every file that is read is whole "
+    "(faults: files that came from the other mount)",
+    play_renames,
+    SHORT,
+    LONG,
+    LIMIT_S,
 )
 ROWS: Final = (UNGUARDED, GUARDED, APPENDS, RENAMES)
 

@@ -37,9 +37,9 @@ class RowFailed(AssertionError):
 
 @dataclass
 class Figures:
-    """What a row counts. `faults`: how many were injected. `verified_bytes`, `verified`: bytes and
-    facts (names, operations, errnos) that were compared with what they had to be. `more`: the row's
-    own numbers."""
+    """What a row counts. `faults`: how many were injected, or where programs are the fault of each
+    other, how often they met. `verified_bytes`, `verified`: bytes and facts (names, operations,
+    errnos) that were compared with what they had to be. `more`: the row's own numbers."""
 
     faults: int = 0
     verified_bytes: int = 0

@@ -5,6 +5,7 @@ import random
 import pytest
 
 from radosmount.lab import Lab
+from tests.battery import mounts
 from tests.battery.__main__ import report_of
 from tests.battery.kills import Attempt, File
 from tests.battery.planted import BUGS, Bug, with_bug
@@ -38,6 +39,13 @@ def test_the_report_names_each_bug() -> None:
     assert heading
     for bug in BUGS:
         assert f"- **{bug.row}**: {bug.what}.\n" in section
+
+
+def test_writers_meet_where_their_mounts_differ() -> None:
+    """Those of one mount are no fault to each other, nor is who made the file."""
+    assert mounts.is_crossed(0, 1)
+    assert not mounts.is_crossed(0, mounts.MOUNT_COUNT)
+    assert not mounts.is_crossed(1, mounts.WRITER_COUNT)
 
 
 def test_a_file_may_be_as_it_was_between_two_writes_of_one_attempt() -> None:
