@@ -176,3 +176,9 @@ class ExtentMap:
             moved.write(offset, view[:stays])
             moved.write(offset + stays + delta, view[stays:])
         return moved
+
+
+def lay_over(content: bytearray, offset: int, held: list[tuple[int, bytes]]) -> None:
+    """Put `held` bytes, given by their offsets in the file, into content from `offset`."""
+    for at, data in held:
+        content[at - offset : at - offset + len(data)] = data

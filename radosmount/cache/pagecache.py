@@ -21,9 +21,10 @@ from typing import Final
 
 import trio
 
+from radosmount.background import contained
 from radosmount.cache.budget import Budget
 from radosmount.cache.changes import Attempt, Flight
-from radosmount.cache.extents import Buffer
+from radosmount.cache.extents import Buffer, lay_over
 from radosmount.cache.file import CachedFile
 from radosmount.cache.flush import Flusher, FlushFailed
 from radosmount.cache.room import Room
@@ -112,7 +113,7 @@ class PageCache:
         held = file.held_within(offset, length)
         if file.covers(offset, length):
             content = bytearray(length)
-            _lay_over(content, offset, held)
+            lay_over(content, offset, held)
             return content
         return await self._read_store(file, offset, length, held)
 
@@ -135,8 +136,8 @@ class PageCache:
             return result.data
         content = bytearray(length)
         content[: len(result.data)] = result.data
-        _lay_over(content, offset, held)
-        _lay_over(content, offset, file.held_within(offset, length))
+        lay_over(content, offset, held)
+        lay_over(content, offset, file.held_within(offset, length))
         return content
 
     # Writing
@@ -255,13 +256,9 @@ class PageCache:
         while not self._is_ending:
             await self._has_dirty.wait()
             await trio.sleep(min(TICK_S, self._config.dirty_expire_s))
-            now_s = trio.current_time()
-            self._look_for_stalls()
-            for file, schedule in list(self._dirty.items()):
-                is_due = schedule.is_due(now_s, self._config.dirty_expire_s)
-                if is_due and (schedule.is_failing or not self._is_held_back(file)):
-                    self._start_flush(file)
-            self._relieve()
+            for step in (self._look_for_stalls, self._flush_due, self._relieve):
+                with contained("writing back"):
+                    step()
 
     def give_up(self, file: CachedFile) -> None:
         """Let go of what cannot ever be stored: the spool takes it, and the log says so.
@@ -334,6 +331,14 @@ class PageCache:
         key = file.key
         schedule.queued = self._sequencer.submit(key, lambda: self._run_flush(file, key))
         return schedule.queued
+
+    def _flush_due(self) -> None:
+        now_s = trio.current_time()
+        for file, schedule in list(self._dirty.items()):
+            with contained("writing a file back"):
+                is_due = schedule.is_due(now_s, self._config.dirty_expire_s)
+                if is_due and (schedule.is_failing or not self._is_held_back(file)):
+                    self._start_flush(file)
 
     async def _run_flush(self, file: CachedFile, key: ObjectKey) -> bool:
         """An operation of the sequencer. Returns False where the file has another key by now,
@@ -500,9 +505,3 @@ class PageCache:
         )
         if idle and not is_coming:
             self._start_flush(max(idle, key=lambda file: file.dirty_byte_count))
-
-
-def _lay_over(content: bytearray, offset: int, held: list[tuple[int, bytes]]) -> None:
-    """Put `held` bytes, given by their offsets in the file, into content from `offset`."""
-    for at, data in held:
-        content[at - offset : at - offset + len(data)] = data

@@ -17,6 +17,7 @@ from typing import Final
 
 import trio
 
+from radosmount.background import contained
 from radosmount.cache.budget import Budget
 from radosmount.cache.extents import Buffer
 from radosmount.cache.file import CachedFile
@@ -163,27 +164,37 @@ class ReadAhead:
         ahead.scan.note_fetch(chunk.end)
         self._holders[ahead] = None
         self._fetch_count += 1
-        self._nursery.start_soon(self._fetch, ahead, file, chunk, file.key, file.base)
+        self._nursery.start_soon(self._work, ahead, file, chunk, file.key, file.base)
 
-    async def _fetch(
+    async def _work(
         self, ahead: HandleAhead, file: CachedFile, chunk: Chunk, key: ObjectKey, base: ObjectStat
     ) -> None:
-        try:
-            result = await self._store.read(key, chunk.offset, chunk.byte_count)
-            if result.version == base.version:
-                chunk.data = result.data
-            elif file.is_clean and file.base == base and file.key == key:
-                file.is_suspect = True
-        except RadosmountError as failure:
-            chunk.error = failure
-        finally:
-            self._fetch_count -= 1
-            chunk.arrival.set()
-            if chunk.is_dropped:
-                self._budget.release(chunk.byte_count)
-            elif chunk.data is None:
-                self._drop(ahead)
-                ahead.scan.forget()
+        with contained("reading ahead"):
+            try:
+                await self._fetch(file, chunk, key, base)
+            except RadosmountError as failure:
+                chunk.error = failure
+            finally:
+                self._note_arrival(ahead, chunk)
+
+    async def _fetch(
+        self, file: CachedFile, chunk: Chunk, key: ObjectKey, base: ObjectStat
+    ) -> None:
+        result = await self._store.read(key, chunk.offset, chunk.byte_count)
+        if result.version == base.version:
+            chunk.data = result.data
+        elif file.is_clean and file.base == base and file.key == key:
+            file.is_suspect = True
+
+    def _note_arrival(self, ahead: HandleAhead, chunk: Chunk) -> None:
+        """It is here, or will not come."""
+        self._fetch_count -= 1
+        chunk.arrival.set()
+        if chunk.is_dropped:
+            self._budget.release(chunk.byte_count)
+        elif chunk.data is None:
+            self._drop(ahead)
+            ahead.scan.forget()
 
     def _reserve(self, byte_count: int) -> bool:
         """Room for a chunk, if need be that of handles that have not read for long."""

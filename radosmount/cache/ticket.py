@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 import outcome
 import trio
 
+from radosmount.background import keep_running
 from radosmount.errors import DeadlineExceeded
 from radosmount.store.interface import ObjectKey
 
@@ -111,18 +112,16 @@ class Deadlines:
     def _look_after(self) -> None:
         if not self._is_looked_after:
             self._is_looked_after = True
-            self._nursery.start_soon(self._end_overdue)
+            self._nursery.start_soon(keep_running, "ending waits", self._end_overdue)
 
     async def _end_overdue(self) -> None:
         """Ends when nobody waits; it may sleep on for one time-out before it notices."""
-        try:
-            while self._waits:
-                await trio.sleep_until(min(map(self._deadline_s, self._waits)))
-                now_s = trio.current_time()
-                for wait in [w for w in self._waits if self._deadline_s(w) <= now_s]:
-                    self._interrupt(wait)
-        finally:
-            self._is_looked_after = False
+        while self._waits:
+            await trio.sleep_until(min(map(self._deadline_s, self._waits)))
+            now_s = trio.current_time()
+            for wait in [w for w in self._waits if self._deadline_s(w) <= now_s]:
+                self._interrupt(wait)
+        self._is_looked_after = False
 
     def _deadline_s(self, wait: _Wait) -> float:
         return max(wait.started_s, wait.progress_s()) + self._timeout_s

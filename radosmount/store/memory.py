@@ -53,7 +53,7 @@ class Call:
 
 @dataclass(slots=True)
 class _Failure:
-    error: errors.StoreError
+    error: Exception
     matches: Callable[[Call], bool]
     skip_count: int
     is_applied: bool
@@ -136,7 +136,7 @@ class MemoryStore:
 
     def fail_next(
         self,
-        error: errors.StoreError,
+        error: Exception,
         matches: Callable[[Call], bool] = lambda call: True,
         *,
         skip_count: int = 0,
@@ -144,7 +144,8 @@ class MemoryStore:
     ) -> None:
         """Let one matching call fail, after `skip_count` others that match.
 
-        `applied`: it takes effect all the same, and only the reply is lost.
+        `applied`: it takes effect all the same, and only the reply is lost. An `error` that is no
+        StoreError is what a bug of the store would be.
         """
         self._failures.append(_Failure(error, matches, skip_count, applied))
 

@@ -15,6 +15,7 @@ from typing import Final
 
 import trio
 
+from radosmount.background import keep_running
 from radosmount.cache.extents import Buffer
 from radosmount.cache.file import CachedFile
 from radosmount.cache.pagecache import PageCache
@@ -105,8 +106,8 @@ class Filesystem:
         """Find the root's pool and begin background work. Raises: MountError."""
         place = await self._pools.start()
         self._nodes.set_root(RootNode() if place is None else DirectoryNode(place))
-        self._nursery.start_soon(self._cache.run)
-        self._nursery.start_soon(self._pools.run)
+        self._nursery.start_soon(keep_running, "writing back", self._cache.run)
+        self._nursery.start_soon(keep_running, "watching the pools", self._pools.run)
         if place is not None:
             self._nursery.start_soon(self._directories.warm_up, place)
 

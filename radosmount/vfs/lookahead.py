@@ -11,7 +11,8 @@ from typing import Final
 
 import trio
 
-from radosmount.errors import ObjectNotFound, RadosmountError
+from radosmount.background import contained
+from radosmount.errors import ObjectNotFound, RadosmountError, StoreFailure
 from radosmount.store.interface import ObjectKey, ObjectStat, Store
 from radosmount.vfs.listing import DirectoryEntry, Listing
 
@@ -109,7 +110,8 @@ class LookAhead:
     async def _work(self) -> None:
         try:
             while self._waiting:
-                await self._fetch(*self._waiting.popleft())
+                with contained("asking for what is listed"):
+                    await self._fetch(*self._waiting.popleft())
         finally:
             self._worker_count -= 1
 
@@ -121,6 +123,9 @@ class LookAhead:
             pass
         except RadosmountError as failure:
             answer.failure = failure
+        except Exception as bug:
+            answer.failure = StoreFailure(repr(bug))
+            raise
         finally:
             answer.is_here = True
             if answer.arrival is not None:

@@ -12,6 +12,7 @@ from typing import Final
 
 import trio
 
+from radosmount.background import contained
 from radosmount.errors import RadosmountError
 from radosmount.vfs.nodes import FileNode
 
@@ -83,7 +84,8 @@ class StatAhead:
                 node = self._nodes[self._next_index]()
                 self._next_index += 1
                 if node is not None:
-                    await self._fetch(node)
+                    with contained("asking ahead for stats"):
+                        await self._fetch(node)
         finally:
             self._worker_count -= 1
 

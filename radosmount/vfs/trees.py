@@ -13,6 +13,7 @@ from typing import Final
 
 import trio
 
+from radosmount.background import contained
 from radosmount.cache.ticket import Ticket
 from radosmount.errors import StoreError
 from radosmount.store.interface import ObjectKey, Store
@@ -135,12 +136,13 @@ class Tree:
 
     async def refresh(self, max_age_s: float) -> None:
         """Where nobody waits: a failure is no more than a line in the log."""
-        try:
-            await self.listed(max_age_s)
-        except StoreError as failure:
-            log.info("pool %d is not listed anew: %s", self._place.pool_id, failure)
-        finally:
-            self._is_refreshing = False
+        with contained("listing a pool anew"):
+            try:
+                await self.listed(max_age_s)
+            except StoreError as failure:
+                log.info("pool %d is not listed anew: %s", self._place.pool_id, failure)
+            finally:
+                self._is_refreshing = False
 
     async def _load(self) -> None:
         began_s, doubt_count = trio.current_time(), self._doubt_count

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import rados
 
+from radosmount.errors import StoreFailure
 from radosmount.store.interface import Limits, Pool, PoolUsage, Usage
 from radosmount.store.rados import translation
 from radosmount.store.rados.names import from_text
@@ -84,14 +85,12 @@ class Osdmap:
 
 
 def read_usage(handle: rados.Rados) -> Usage:
-    """Blocks, for at most rados_mon_op_timeout. Raises: TimedOut."""
-    answer = _ask(handle, {"prefix": "df", "detail": "detail"})
-    stats = answer["stats"]
-    return Usage(
-        total_bytes=stats["total_bytes"],
-        available_bytes=stats["total_avail_bytes"],
-        pools={pool["id"]: _pool_usage(pool["stats"]) for pool in answer["pools"]},
-    )
+    """Blocks, for at most rados_mon_op_timeout. Raises: TimedOut; StoreFailure where the answer is
+    not what it should be."""
+    try:
+        return _usage(_ask(handle, {"prefix": "df", "detail": "detail"}))
+    except (KeyError, TypeError, ValueError) as failure:  # no JSON is a ValueError
+        raise StoreFailure(f"the answer to df cannot be read: {failure!r}") from None
 
 
 def read_limits(handle: rados.Rados) -> Limits:
@@ -104,14 +103,23 @@ def read_limits(handle: rados.Rados) -> Limits:
     )
 
 
-def _pool_usage(stats: dict[str, int]) -> PoolUsage:
+def _usage(answer: Any) -> Usage:
+    stats = answer["stats"]
+    return Usage(
+        total_bytes=int(stats["total_bytes"]),
+        available_bytes=int(stats["total_avail_bytes"]),
+        pools={int(pool["id"]): _pool_usage(pool["stats"]) for pool in answer["pools"]},
+    )
+
+
+def _pool_usage(stats: Any) -> PoolUsage:
     return PoolUsage(
-        stored_bytes=stats["stored"],
-        available_bytes=stats["max_avail"],
-        object_count=stats["objects"],
-        write_count=stats["wr"],
-        quota_bytes=stats["quota_bytes"],
-        quota_objects=stats["quota_objects"],
+        stored_bytes=int(stats["stored"]),
+        available_bytes=int(stats["max_avail"]),
+        object_count=int(stats["objects"]),
+        write_count=int(stats["wr"]),
+        quota_bytes=int(stats["quota_bytes"]),
+        quota_objects=int(stats["quota_objects"]),
     )
 
 
