@@ -6,6 +6,7 @@ file written there by mistake damages someone else's data.
 """
 
 import logging
+import math
 from typing import Final
 
 import trio
@@ -30,6 +31,10 @@ FOREIGN_APPLICATIONS: Final = ("rbd", "cephfs", "rgw", "mgr")
 REFRESH_WAIT_S: Final = 1.0
 REFRESH_INTERVAL_S: Final = 10.0
 PROBE_WAIT_S: Final = 2.0
+# The probe's OSD may be a dead one that has nothing to do with the file.
+WRITE_PROBE_WAIT_S: Final = 2.0
+# So long nobody waits for it again.
+WRITE_PROBE_PAUSE_S: Final = 10.0
 
 
 class Pools:
@@ -39,6 +44,7 @@ class Pools:
         self._hidden: set[int] = set()
         self._probed: set[int] = set()
         self._writable: set[ObjectPlace] = set()
+        self._silent_s: dict[ObjectPlace, float] = {}  # when the write probe was not answered
         self._indexed: tuple[Pool, ...] = ()  # what `_pool_by_id` was made of
         self._pool_by_id: dict[int, Pool] = {}
 
@@ -98,18 +104,37 @@ class Pools:
         return self._by_id(pool_id).name
 
     async def check_writable(self, pool_id: int, namespace: bytes) -> None:
-        """Raises: ReadOnly, as the mount or the pool is; AccessDenied without the caps."""
+        """Where nobody tells within a moment, the flush will.
+
+        Raises: ReadOnly, as the mount or the pool is; AccessDenied without the caps.
+        """
         pool = self._by_id(pool_id)
         if self._view.is_read_only or self._is_foreign(pool):
             raise ReadOnly(f"pool {pool.name!r} is read-only here")
         place = ObjectPlace(pool_id, namespace)
-        if place in self._writable:
+        if place in self._writable or self._was_silent(place):
             return
+        with trio.move_on_after(WRITE_PROBE_WAIT_S) as scope:
+            await self._probe_write(pool, place)
+        if scope.cancelled_caught:
+            self._silent_s[place] = trio.current_time()
+            log.info("nobody tells yet whether pool %r may be written", pool.name)
+
+    def _was_silent(self, place: ObjectPlace) -> bool:
+        """Whether the write probe was waited for in vain a moment ago."""
+        silent_s = self._silent_s.get(place, -math.inf)
+        return trio.current_time() - silent_s < WRITE_PROBE_PAUSE_S
+
+    async def _probe_write(self, pool: Pool, place: ObjectPlace) -> None:
         try:
-            await self._store.probe_write(pool_id, namespace)
+            await self._store.probe_write(place.pool_id, place.namespace)
+            self._writable.add(place)
         except PermissionDenied as refusal:
             raise AccessDenied(f"no caps to write to pool {pool.name!r}") from refusal
-        self._writable.add(place)
+        except StoreError as failure:
+            if not failure.is_transient:
+                raise
+            log.info("cannot tell whether pool %r may be written: %s", pool.name, failure)
 
     def _is_foreign(self, pool: Pool) -> bool:
         if pool.name == self._view.pool or pool.name in self._view.writable_pools:

@@ -5,10 +5,17 @@ import trio
 import trio.testing
 
 from radosmount.config import ViewConfig
-from radosmount.errors import AccessDenied, MountError, PoolGone, ReadOnly, TimedOut
+from radosmount.errors import (
+    AccessDenied,
+    MountError,
+    PoolGone,
+    ReadOnly,
+    StoreFailure,
+    TimedOut,
+)
 from radosmount.store.memory import Call, MemoryStore
 from radosmount.vfs.nodes import ObjectPlace
-from radosmount.vfs.pools import Pools
+from radosmount.vfs.pools import WRITE_PROBE_PAUSE_S, Pools
 from tests.support.stores import is_call
 
 
@@ -131,6 +138,38 @@ async def test_write_cap_is_asked_once() -> None:
     assert calls == ["probe_write"] * 2
     await pools.check_writable(1, b"other")
     assert len(calls) == 3
+
+
+async def test_no_answer_about_the_write_cap() -> None:
+    """Where the probe fails for a while only, the open passes and the flush will tell; the next
+    open asks again. A failure for good is the open's."""
+    store = MemoryStore()
+    store.set_caps(1, is_readable=True, is_writable=False)
+    pools = Pools(store, ViewConfig())
+    store.fail_next(TimedOut("injected"), is_call("probe_write"))
+    await pools.check_writable(1, b"")
+    with pytest.raises(AccessDenied):
+        await pools.check_writable(1, b"")
+    store.fail_next(StoreFailure("injected"), is_call("probe_write"))
+    with pytest.raises(StoreFailure):
+        await pools.check_writable(1, b"")
+
+
+async def test_silence_about_the_write_cap(autojump_clock: trio.testing.MockClock) -> None:
+    """An open waits for the probe a moment only, and those that follow do not wait anew, until
+    some time later."""
+    store = MemoryStore()
+    store.set_caps(1, is_readable=True, is_writable=False)
+    pools = Pools(store, ViewConfig())
+    with store.paused(), trio.fail_after(60):
+        for _ in range(10):
+            await pools.check_writable(1, b"")
+        assert 1 <= trio.current_time() <= 3
+        await pools.check_writable(1, b"other")
+        assert trio.current_time() <= 5
+    await trio.sleep(WRITE_PROBE_PAUSE_S)
+    with pytest.raises(AccessDenied):
+        await pools.check_writable(1, b"")
 
 
 async def test_read_only_mount() -> None:
