@@ -224,7 +224,8 @@ def run_umount(words: Sequence[str]) -> int:
         print(USAGE, end="")
         return EXIT_OK
     if unknown := flags - {"-l", "--lazy"}:
-        raise UsageError(f"unknown option {min(unknown)}: radosmount umount [-l] MOUNTPOINT")
+        option = min(unknown).partition("=")[0]
+        raise UsageError(f"unknown option {option}: radosmount umount [-l] MOUNTPOINT")
     if len(operands) != 1:
         raise UsageError("give one mount point: radosmount umount [-l] MOUNTPOINT")
     unmount(operands[0], is_lazy=bool(flags))

@@ -40,7 +40,8 @@ class StoreConfig:
     conf_path: str | None = None
     keyring_path: str | None = None
     monitor_hosts: str | None = None
-    options: tuple[tuple[str, str], ...] = ()  # any other Ceph option, as --KEY=VALUE
+    # Any other Ceph option, as --KEY=VALUE. They may be secret (--key).
+    options: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     connect_timeout_s: float = 15.0
     timeout_s: float = 30.0
     thread_count: int = 32

@@ -1,5 +1,6 @@
 """The command against a real cluster: every failure in one line, and whole mounts."""
 
+import errno
 import os
 import select
 import signal
@@ -13,6 +14,8 @@ import pytest
 
 from radosmount.fuse.mounts import detach, find_mount
 from radosmount.lab import Lab
+from tests.mount.calls import eventually, fails
+from tests.mount.mounting import mounted
 
 POOL = "command"
 
@@ -90,6 +93,34 @@ def test_mounts_by_the_environment(cluster: Lab, mountpoint: Path) -> None:
     (mountpoint / "by-web").write_bytes(b"hello")
     assert cluster.rados("-p", POOL, "get", "by-web", "-") == b"hello"
     assert radosmount("umount", mountpoint).returncode == 0
+
+
+@pytest.mark.parametrize("way", ["--key", "CEPH_ARGS"])
+def test_no_key_in_the_log(cluster: Lab, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that is given by words never shows in the log, with debug lines, a spooled file and
+    all."""
+    keyring = cluster.add_user("command-key", mon="allow r", osd=f"allow rw pool={POOL}")
+    key = keyring.read_text().split("key = ")[1].split()[0]
+    words = ["-d", "-n", "client.command-key", "-k", "/dev/null"]
+    if way == "CEPH_ARGS":
+        monkeypatch.setenv("CEPH_ARGS", f"--key={key}")
+    else:
+        words.append(f"--key={key}")
+    with mounted(cluster, f"ceph:{POOL}", words=words, expected=["."]) as mount:
+        monkeypatch.undo()
+        with fails(errno.ESTALE), (mount.path / f"by {way}").open("wb") as file:
+            file.write(b"mine")
+            cluster.rados("-p", POOL, "put", f"by {way}", "-", input=b"theirs")
+        eventually(lambda: "kept in the spool" in mount.log())
+        assert "DEBUG" in mount.log()
+        assert key not in mount.log()
+
+
+def test_no_key_in_a_refusal(cluster: Lab, mountpoint: Path) -> None:
+    """Nor in what is said of one that is of no use."""
+    words = ("ceph:", mountpoint, "-c", cluster.conf_path, "-k", "/dev/null", "--key")
+    assert "nonsense" not in refusal(*words, "nonsense")
+    assert "nonsense" not in radosmount("umount", "--key=nonsense", mountpoint).stderr
 
 
 @pytest.mark.parametrize("end", ["radosmount umount", "umount", "SIGTERM", "SIGINT"])

@@ -88,7 +88,8 @@ def _set_option(handle: rados.Rados, key: str, value: str) -> None:
     except rados.ObjectNotFound:
         raise MountError(f"Ceph knows no option {key}; see `ceph config ls`") from None
     except rados.Error:
-        raise MountError(f"Ceph refuses {value!r} for the option {key}") from None
+        text = f"Ceph refuses the value that is given for the option {key}"  # it may be secret
+        raise MountError(text) from None
 
 
 def _connect(handle: rados.Rados, config: StoreConfig) -> None:
