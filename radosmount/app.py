@@ -5,6 +5,7 @@ Imported once the process is the one that stays (see daemon.py): it brings in ra
 
 import ctypes
 import gc
+import logging
 import os
 import shlex
 from typing import Final
@@ -21,6 +22,8 @@ from radosmount.lifecycle import OnReady, Parts
 from radosmount.store.interface import Store
 from radosmount.store.rados.lasting import open_lasting_store
 from radosmount.vfs.filesystem import Filesystem
+
+log = logging.getLogger(__name__)
 
 # mallopt(3). By default glibc keeps what each thread of ours and of librados has freed in an arena
 # of the thread's own, up to 8 a core, and after the first large block that was freed it keeps even
@@ -62,12 +65,16 @@ def make(
 
 
 def make_spool(config: Config) -> Spool | None:
-    """Its log lines tell a command that needs nothing but to be pasted."""
+    """Its log lines tell a command that needs nothing but to be pasted. One tells now what is
+    wrong with the directory, before there are bytes to lose."""
     directory = config.cache.spool_directory
     words = ["radosmount", "restore", *connection_words(config.store)]
     if directory is None:
         return None
-    return Spool(directory, config.store.cluster, shlex.join(words))
+    spool = Spool(directory, config.store.cluster, shlex.join(words))
+    if not config.view.is_read_only and (complaint := spool.complaint()):
+        log.warning("the spool %s is not fit: %s", directory, complaint)
+    return spool
 
 
 def run(config: Config, announce_ready: OnReady) -> int:

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import logging
 import os
+import stat
 from collections.abc import Callable
 from typing import Final
 
@@ -44,6 +45,28 @@ class Spool:
         finally:
             os.close(directory_fd)
         return os.path.join(self._directory, name)
+
+    def complaint(self) -> str | None:
+        """What keeps files from being written there, or shows them to others, as far as it can be
+        seen now; one line. Makes nothing."""
+        found = self._directory
+        while not os.path.exists(found):
+            found = os.path.dirname(found)
+        if not os.path.isdir(found):
+            return f"{found} is no directory"
+        if not os.access(found, os.W_OK | os.X_OK, effective_ids=True):
+            return f"{found} cannot be written"
+        return _owner_complaint(os.stat(found)) if found == self._directory else None
+
+
+def _owner_complaint(directory: os.stat_result) -> str | None:
+    """It is not made fit by us: it may be for other things, too, as /var/tmp is."""
+    if directory.st_uid not in (0, os.geteuid()):
+        return f"it belongs to user {directory.st_uid}"
+    if directory.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        mode = stat.S_IMODE(directory.st_mode)
+        return f"others may look into it, its mode is {mode:o}: make it 700, or name another"
+    return None
 
 
 def _make_directory(path: str) -> None:

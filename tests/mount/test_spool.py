@@ -85,9 +85,11 @@ def test_a_pool_that_is_gone(lab: Lab, name: str) -> None:
 
 
 def test_no_place_for_the_spool(lab: Lab, name: str, objects: rados.Ioctx) -> None:
-    """Without a place for the spool, the bytes are lost: the log says so, and the mount goes on."""
-    expected = [*EXPECTED, "are lost: .* nor spooled: .*Not a directory"]
+    """Without a place for the spool, the bytes are lost: the log says so, at the mount and then,
+    and the mount goes on."""
+    expected = [*EXPECTED, "is not fit", "are lost: .* nor spooled: .*Not a directory"]
     with mounted(lab, f"ceph:{SHARED_POOL}", "spool=/dev/null/spool", expected=expected) as mount:
+        assert "the spool /dev/null/spool is not fit: /dev/null is no directory" in mount.log()
         path = mount.path / name
         with opened(path, os.O_WRONLY | os.O_CREAT) as descriptor:
             os.write(descriptor, b"mine")

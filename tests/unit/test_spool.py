@@ -1,8 +1,11 @@
 """What could not be stored: into the spool, and from there into the store."""
 # ruff: noqa: ASYNC240 - a few small local files
 
+import contextlib
 import os
 import stat
+import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,17 +13,20 @@ import pytest
 import trio
 import trio.testing
 
+from radosmount.app import make_spool
 from radosmount.cache.file import CachedFile
 from radosmount.cache.spool import Spool
 from radosmount.cache.spoolfile import Spooled, decode
+from radosmount.config import CacheConfig, Config, ViewConfig
 from radosmount.errors import PermissionDenied, SpoolError, TimedOut
 from radosmount.restore import Manner, restore_file
 from radosmount.store.posix import NS_PER_S
 from tests.support.stores import POOL_ID, CacheBench, is_apply, key_of
 
-pytestmark = pytest.mark.expects_log("is not stored|could not be stored")
+pytestmark = pytest.mark.expects_log("is not stored|could not be stored|is not fit")
 
 FORCED = Manner(is_forced=True)
+NOBODY = 65534
 
 
 @pytest.fixture
@@ -31,6 +37,10 @@ def directory(tmp_path: Path) -> Path:
 @pytest.fixture
 def spooling(nursery: trio.Nursery, directory: Path) -> CacheBench:
     return CacheBench(nursery, spool_directory=str(directory))
+
+
+def complaint(directory: Path) -> str | None:
+    return Spool(str(directory), "ceph", "radosmount restore").complaint()
 
 
 async def give_up(bench: CacheBench, file: CachedFile) -> None:
@@ -338,6 +348,61 @@ async def test_bytes_count_until_they_are_on_disk(
     assert spooling.spooler is not None
     await spooling.spooler.settle()
     assert spooling.cache.held_bytes == 0
+
+
+@contextlib.contextmanager
+def as_user(uid: int) -> Iterator[None]:
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_what_is_wrong_with_a_directory(tmp_path: Path) -> None:
+    """What would keep bytes from the spool, or show them, is known before there are any."""
+    fitting, shared = tmp_path / "fitting", tmp_path / "shared"
+    fitting.mkdir(0o700)
+    shared.mkdir(0o755)
+    for path in (fitting, fitting / "new" / "er", tmp_path / "new"):
+        assert complaint(path) is None
+    assert complaint(Path("/dev/null/spool")) == "/dev/null is no directory"
+    assert (
+        complaint(shared)
+        == "others may look into it, its mode is 755: make it 700, or name another"
+    )
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes others")
+def test_a_directory_of_another_user() -> None:
+    """Whether it cannot be written, not have one made in it, not be looked at; or is theirs."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o711)
+        closed, sealed, theirs = (Path(folder, name) for name in ("closed", "sealed", "theirs"))
+        closed.mkdir(0o755)
+        sealed.mkdir(0o700)
+        (sealed / "inside").mkdir()
+        theirs.mkdir(0o700)
+        os.chown(theirs, NOBODY, NOBODY)
+        assert complaint(theirs) == f"it belongs to user {NOBODY}"
+        with as_user(NOBODY):
+            assert complaint(theirs) is None
+            assert complaint(closed) == f"{closed} cannot be written"
+            assert complaint(closed / "new" / "er") == f"{closed} cannot be written"
+            assert complaint(sealed / "inside") == f"{sealed} cannot be written"
+
+
+@pytest.mark.parametrize("is_read_only", [False, True])
+def test_a_mount_tells_of_it(caplog: pytest.LogCaptureFixture, is_read_only: bool) -> None:
+    """One warning at the mount, where anything may have to be spooled."""
+    config = Config(
+        cache=CacheConfig(spool_directory="/dev/null/spool"),
+        view=ViewConfig(is_read_only=is_read_only),
+    )
+    make_spool(config)
+    told = ["the spool /dev/null/spool is not fit: /dev/null is no directory"]
+    assert [record.getMessage() for record in caplog.records] == ([] if is_read_only else told)
 
 
 async def test_the_end(directory: Path) -> None:
