@@ -221,6 +221,12 @@ class XattrTooBig(FilesystemError):
     errno = errno.E2BIG
 
 
+class XattrSpaceExceeded(FilesystemError):
+    """Too many xattrs wait for the file's first flush. After it there is room (setxattr(2))."""
+
+    errno = errno.ENOSPC
+
+
 class XattrNameInvalid(FilesystemError):
     """RADOS holds xattr names up to 100 bytes."""
 

@@ -31,10 +31,14 @@ from typing import Final
 from radosmount.cache.changes import Attempt, Changes, Flight, PartlyStored
 from radosmount.cache.extents import Buffer
 from radosmount.cache.orphan import Orphan
-from radosmount.errors import RadosmountError
+from radosmount.errors import RadosmountError, XattrSpaceExceeded
 from radosmount.store import posix
 from radosmount.store.interface import ObjectKey, ObjectStat, ReadResult
 from radosmount.store.posix import Posix
+
+# They are not in the budget, so this is what keeps them from filling the memory.
+STAGED_XATTR_BYTES_MAX: Final = 1 << 20
+XATTR_EXTRA_BYTES: Final = 256  # what Python takes for each, beside its name and value
 
 
 class FileState(enum.Enum):
@@ -282,6 +286,10 @@ class CachedFile:
         self._apply(FileEvent.MODIFIED)
 
     def stage_xattr(self, name: bytes, value: bytes | None) -> None:
+        """None removes it. Raises: XattrSpaceExceeded."""
+        staged = {**self.staged_xattrs, name: value}
+        if value is not None and _xattr_bytes(staged) > STAGED_XATTR_BYTES_MAX:
+            raise XattrSpaceExceeded(f"{self.key.name!r}: {len(staged)} xattrs wait for its flush")
         self._dirty.xattrs[name] = value
         self._apply(FileEvent.MODIFIED)
 
@@ -457,3 +465,7 @@ class CachedFile:
         if event is FileEvent.MODIFIED:
             self.stored = None
         self.epoch += 1
+
+
+def _xattr_bytes(staged: dict[bytes, bytes | None]) -> int:
+    return sum(XATTR_EXTRA_BYTES + len(name) + len(value or b"") for name, value in staged.items())

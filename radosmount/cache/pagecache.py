@@ -200,7 +200,7 @@ class PageCache:
         self._note_dirty(file)
 
     def stage_xattr(self, file: CachedFile, name: bytes, value: bytes | None) -> None:
-        """Set or (None) remove an xattr, to be stored by the next flush."""
+        """Set or (None) remove one, to be stored by the next flush. Raises: XattrSpaceExceeded."""
         file.stage_xattr(name, value)
         self._note_dirty(file)
 

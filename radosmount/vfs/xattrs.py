@@ -68,7 +68,8 @@ class XattrCalls:
         """Set or (None) remove: acknowledged on return, but for a file that RADOS does not
         have yet, or that is being rewritten: then with the content.
 
-        Raises: XattrMissing; XattrNameInvalid; Unsupported; ReadOnly; AccessDenied; StaleFile.
+        Raises: XattrMissing; XattrNameInvalid; XattrSpaceExceeded; Unsupported; ReadOnly;
+        AccessDenied; StaleFile.
         """
         key = rados_name(name)
         if key is None or not isinstance(node, FileNode):

@@ -282,6 +282,22 @@ def test_long_names_of_xattrs(byte_count: int, pool_path: Path) -> None:
     refused(errno.ERANGE, os.setxattr, pool_path / "file", "user." + "x" * byte_count, b"")
 
 
+def test_xattrs_that_wait(pool_path: Path) -> None:
+    """| xattrs of over 1 MiB in all on a file that RADOS does not have yet | ENOSPC |"""
+    path = pool_path / "with xattrs"
+    try:
+        with opened(path, os.O_WRONLY | os.O_CREAT) as descriptor:
+            for number in range(15):
+                os.setxattr(descriptor, f"user.{number}", bytes(65536))
+            with fails(errno.ENOSPC):
+                os.setxattr(descriptor, "user.15", bytes(65536))
+            os.fsync(descriptor)
+            os.setxattr(descriptor, "user.15", bytes(65536))
+        assert len(os.listxattr(path)) == 16
+    finally:
+        path.unlink()
+
+
 @pytest.fixture(scope="module")
 def huge_xattr(lab: Lab, places: Places) -> str:
     lab.ceph("config", "set", "osd", "osd_max_attr_size", "100000")

@@ -1,12 +1,19 @@
 """Names and values of xattrs."""
 
+import errno
 import os
 
 import pytest
 import trio
 
 from radosmount.cache.file import CachedFile
-from radosmount.errors import Unsupported, XattrMissing, XattrNameInvalid, XattrTooBig
+from radosmount.errors import (
+    Unsupported,
+    XattrMissing,
+    XattrNameInvalid,
+    XattrSpaceExceeded,
+    XattrTooBig,
+)
 from radosmount.store.interface import Change, ObjectStat, SetXattr
 from radosmount.vfs.nodes import ROOT_INO
 from radosmount.vfs.xattrs import listed_names, rados_name, with_staged
@@ -101,6 +108,39 @@ async def test_virtual_xattrs(mount: MountBench, ino: int) -> None:
         await mount.fs.set_xattr(ino, b"ceph.pool", b"x")
     with pytest.raises(XattrMissing):
         await mount.fs.get_xattr(ino, b"ceph.none")
+
+
+async def test_xattrs_that_wait_are_bounded(mount: MountBench) -> None:
+    """Of a file that RADOS does not have yet, they take 1 MiB: more is ENOSPC, until a flush has
+    stored them. Values that replace others do not add up, and what is there can be removed."""
+    handle, ino = await mount.create(b"new")
+    for number in range(15):
+        await mount.fs.set_xattr(ino, b"user.%d" % number, bytes(65536))
+    for _ in range(2):
+        with pytest.raises(XattrSpaceExceeded) as refusal:
+            await mount.fs.set_xattr(ino, b"user.15", bytes(65536))
+        await mount.fs.set_xattr(ino, b"user.14", bytes(65535))
+    assert refusal.value.errno == errno.ENOSPC
+    await mount.fs.remove_xattr(ino, b"user.14")
+    await mount.fs.set_xattr(ino, b"user.15", b"x")
+    await mount.fs.sync(handle)
+    await mount.fs.set_xattr(ino, b"user.16", bytes(65536))
+    await mount.close(handle)
+    stored = mount.store.xattrs_now(key_of(b"new"))
+    assert set(stored) == {b"%d" % number for number in range(17) if number != 14}
+
+
+def test_small_xattrs_that_wait_are_bounded() -> None:
+    """They are no way to fill memory either: each has more than its bytes."""
+    file = CachedFile(key_of(b"new"), None)
+
+    def fill() -> None:
+        for number in range(1 << 20):
+            file.stage_xattr(b"%d" % number, b"")
+
+    with pytest.raises(XattrSpaceExceeded):
+        fill()
+    assert 1000 < len(file.staged_xattrs) < 5000
 
 
 async def test_rewritten_file_keeps_its_xattrs(mount: MountBench, ino: int) -> None:
