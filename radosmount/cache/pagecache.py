@@ -151,7 +151,7 @@ class PageCache:
         Raises: FileTooBig; DeadlineExceeded where no room came for `timeout`; with
         `flush=sync` the flush's error.
         """
-        self._check_storable(file, len(data))
+        self._check_storable(file, file.size if is_append else offset, len(data))
         await self._reserve(file, len(data))
         offset = file.size if is_append else offset
         try:
@@ -320,7 +320,7 @@ class PageCache:
     def has_failed(self, file: CachedFile) -> bool:
         """Whether the last flush failed, and none is under way."""
         is_idle = file in self._dirty and not self._dirty[file].is_under_way
-        return is_idle and self._is_failing(file) and not file.is_in_flight
+        return is_idle and self._dirty[file].is_failing and not file.is_in_flight
 
     def _start_flush(self, file: CachedFile) -> Ticket[bool]:
         schedule = self._dirty[file]
@@ -389,20 +389,16 @@ class PageCache:
         if size > self._store.limits.object_bytes_max:
             raise FileTooBig(f"{file.key.name!r}: {size} bytes")
 
-    def _check_storable(self, file: CachedFile, byte_count: int) -> None:
+    def _check_storable(self, file: CachedFile, offset: int, byte_count: int) -> None:
         """What can never be stored does not fill the cache, and what cannot be stored now leaves
-        half of the room to other files. Raises: the flush's error."""
-        if file.error is None or not self._is_failing(file):
+        half of the room to other files. Raises: the flush's error, or its pool's."""
+        refusal = self._stalls.refusal_of(file, offset + byte_count)
+        if refusal is None or file.orphan is not None:
             return
         is_lost = file.unstored_byte_count >= self._stream_bytes and self.has_failed_for_good(file)
-        held = sum(other.unstored_byte_count for other in self._dirty if self._is_failing(other))
+        held = sum(one.unstored_byte_count for one in self._dirty if self._stalls.is_refused(one))
         if is_lost or held + byte_count > self._budget.limit_bytes // 2:
-            raise file.error.with_traceback(None)
-
-    def _is_failing(self, file: CachedFile) -> bool:
-        """Whether its last flush has failed, or the one that is tried again since."""
-        schedule = self._dirty.get(file)
-        return schedule is not None and schedule.is_failing
+            raise refusal.with_traceback(None)
 
     def _may_stream(self, file: CachedFile) -> bool:
         """What failed is tried again in its time only, not at every write."""
@@ -438,11 +434,14 @@ class PageCache:
     def _note_success(self, file: CachedFile) -> None:
         file.heard_s = trio.current_time()
         self._dirty[file].succeed(file.heard_s)
+        self._stalls.forget(file)
 
     def _note_failure(self, file: CachedFile, cause: StoreError) -> None:
         log.warning("%r is not stored, its bytes are kept: %s", file.key.name, cause)
-        self._dirty[file].fail(trio.current_time(), cause.is_transient)
-        self._look_for_stalls()
+        now_s = trio.current_time()
+        self._dirty[file].fail(now_s, cause.is_transient)
+        self._stalls.failed(file, now_s)
+        self._admit()
 
     def _after_flush(self, file: CachedFile) -> None:
         if file.is_clean:
@@ -455,16 +454,20 @@ class PageCache:
 
     def _forget(self, file: CachedFile) -> None:
         self._dirty.pop(file, None)
+        self._stalls.forget(file)
         if not self._dirty:
             self._has_dirty = trio.Event()
 
     # Room
 
     def _look_for_stalls(self) -> None:
-        failing = filter(self._is_failing, self._dirty)
-        if self._stalls.look(trio.current_time(), failing):
-            self._budget.admit()
-            self._in_flight.admit()
+        if self._stalls.look(trio.current_time()):
+            self._admit()
+
+    def _admit(self) -> None:
+        """Others are stalled than before."""
+        self._budget.admit()
+        self._in_flight.admit()
 
     async def _reserve(self, file: CachedFile, byte_count: int) -> None:
         """Raises: DeadlineExceeded once nothing was acknowledged for `timeout`: of the file, where

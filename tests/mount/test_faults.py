@@ -29,6 +29,7 @@ POOL: Final = "pool"
 BROKEN: Final = Path(__file__).parent / "broken_mount.py"
 TIMEOUT_S: Final = 3
 SLACK_S: Final = 7  # for a check that comes round, and a busy machine
+FULL: Final = (errno.EDQUOT, errno.ENOSPC)
 
 
 @pytest.fixture(scope="module")
@@ -391,6 +392,51 @@ def test_a_full_pool(faulty: Lab, name: str) -> None:
             faulty.ceph("osd", "pool", "set-quota", pool, "max_objects", "0")
             eventually(lambda: can(lambda: os.fsync(descriptor), errno.EDQUOT, errno.ENOSPC))
             assert len(faulty.rados("-p", pool, "get", "0", "-")) == size
+
+
+def test_closed_files_of_a_full_pool(faulty: Lab, name: str) -> None:
+    """Files that keep failing, and all that would grow in a full pool, leave half of that to
+    others: what would be more is refused by write. So other pools, and what is overwritten in
+    place, go on at once; the rest is stored when there is room."""
+    full, other = f"{name}-full", f"{name}-other"
+    for pool in (full, other):
+        faulty.create_pool(pool)
+    options = "cache_size=64M"  # of which 32 MiB for what is written and not stored
+    expected = ["is not stored", "Disk quota exceeded", "its pool is full"]
+    with mounted(faulty, "ceph:", options, expected=expected) as mount:
+        in_place = mount.path / full / "in-place"
+        in_place.write_bytes(bytes(MIB))
+        faulty.ceph("osd", "pool", "set-quota", full, "max_objects", "1")
+        growing = in_place.with_name("growing")
+        eventually(lambda: not can(lambda: append_byte(growing), *FULL), 60)
+        written = [in_place.with_name(f"kept-{number}") for number in range(40)]
+        held = [path for path in written if write_and_close(path)]
+        assert len(held) == 15  # and the one that grew
+        began_s = time.monotonic()
+        for number in range(8):
+            (mount.path / other / f"{number}").write_bytes(bytes([number]) * MIB)
+            with in_place.open("r+b") as file:
+                file.write(bytes([number]) * MIB)
+        assert time.monotonic() - began_s < SLACK_S
+        assert faulty.rados("-p", full, "get", "in-place", "-") == bytes([7]) * MIB
+        faulty.ceph("osd", "pool", "set-quota", full, "max_objects", "0")
+        names = {b"growing", b"in-place", *(os.fsencode(path.name) for path in held)}
+        eventually(lambda: names <= set(faulty.rados("-p", full, "ls").split()), 60)
+        assert write_and_close(written[-1])
+
+
+def append_byte(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"1")
+
+
+def write_and_close(path: Path) -> bool:
+    """1 MiB into a new file. Returns whether write(2) took it; close may fail for want of room."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
+    try:
+        return can(lambda: os.write(descriptor, bytes(MIB)), *FULL)
+    finally:
+        can(lambda: os.close(descriptor), *FULL)
 
 
 def test_bugs_become_eio(lab: Lab) -> None:

@@ -20,8 +20,8 @@ from radosmount.store.posix import NS_PER_S
 POOL_ID = 1
 
 
-def key_of(name: bytes) -> ObjectKey:
-    return ObjectKey(POOL_ID, b"", name)
+def key_of(name: bytes, pool_id: int = POOL_ID) -> ObjectKey:
+    return ObjectKey(pool_id, b"", name)
 
 
 def is_apply(call: Call) -> bool:
@@ -72,8 +72,10 @@ class CacheBench:
         self.spooler = None if spool is None else Spooler(spool, nursery)
         self.cache = PageCache(self.store, self.config, self.sequencer, spooler=self.spooler)
 
-    def new_file(self, name: bytes = b"f", writer_count: int = 1) -> CachedFile:
-        file = CachedFile(key_of(name), None)
+    def new_file(
+        self, name: bytes = b"f", writer_count: int = 1, pool_id: int = POOL_ID
+    ) -> CachedFile:
+        file = CachedFile(key_of(name, pool_id), None)
         file.writer_count = writer_count
         self.cache.set_mtime(file, 1_500_000_000 * NS_PER_S)
         return file

@@ -1,19 +1,33 @@
 """The page cache over a store that fails, loses replies, and is changed by others."""
 
+import contextlib
+
 import pytest
 import trio
 import trio.testing
 
+from radosmount.cache.file import CachedFile
+from radosmount.cache.schedule import RETRY_DELAY_S_MAX
 from radosmount.config import MIB, ConflictMode
 from radosmount.errors import (
+    DeadlineExceeded,
     NoSpace,
     PermissionDenied,
     QuotaExceeded,
     TimedOut,
     VersionConflict,
 )
+from radosmount.store.memory import MemoryStore
 from radosmount.store.posix import NS_PER_S
-from tests.support.stores import CacheBench, content, is_apply, is_call, traceback_depth
+from tests.support.stores import (
+    POOL_ID,
+    CacheBench,
+    content,
+    is_apply,
+    is_call,
+    key_of,
+    traceback_depth,
+)
 
 pytestmark = pytest.mark.expects_log("is not stored|could not be stored")
 
@@ -44,14 +58,14 @@ async def test_transient_failure_is_tried_again(
 
 
 async def test_failing_files_leave_half_of_the_room(nursery: trio.Nursery) -> None:
-    """Files that keep failing leave half of that to others: what would be more is refused by write.
-    They are written to again when they work again."""
+    """Files that keep failing leave half of the room to others, and are written to again when they
+    work again."""
     bench = CacheBench(nursery, size_bytes=4 * MIB)  # of which 2 MiB for what is unstored
     stuck, other = bench.new_file(b"stuck"), bench.new_file(b"other")
     await bench.cache.write(stuck, 0, bytes(900_000))
-    bench.store.fail_next(NoSpace("full"), is_apply)
+    bench.store.fail_next(TimedOut("no answer"), is_apply)
     await bench.cache.flush(stuck)
-    with pytest.raises(NoSpace):
+    with pytest.raises(TimedOut):
         await bench.cache.write(stuck, 900_000, bytes(200_000))
     await bench.cache.write(other, 0, bytes(1_000_000))
     await bench.cache.flush(other)
@@ -60,6 +74,69 @@ async def test_failing_files_leave_half_of_the_room(nursery: trio.Nursery) -> No
     await bench.cache.write(stuck, 900_000, bytes(200_000))
     await bench.cache.flush(stuck)
     assert bench.stored(b"stuck") == bytes(1_100_000)
+
+
+async def store_new(bench: CacheBench, name: bytes, pool_id: int = POOL_ID) -> CachedFile:
+    """Open, write 1 MiB, close: which fails without an exception here."""
+    file = bench.new_file(name, pool_id=pool_id)
+    file.heard_s = trio.current_time()  # at the look-up
+    await bench.cache.write(file, 0, bytes(MIB))
+    file.writer_count = 0
+    await bench.cache.flush(file)
+    return file
+
+
+async def test_a_full_pool_leaves_room(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Files that keep failing, and all that would grow in a full pool, leave half of that to
+    others: what would be more is refused by write. So closed files of a full pool, each of them
+    new, do not stop other pools, nor what is overwritten in place; there is no more to it once
+    there is room."""
+    store = MemoryStore(pools=(b"full", b"other"))
+    bench = CacheBench(nursery, store, size_bytes=32 * MIB)  # of which 16 for what is unstored
+    nursery.start_soon(bench.cache.run)
+    in_place = bench.stored_file(bytes(MIB), b"in place")
+    store.set_quota(POOL_ID, quota_bytes=MIB)
+    kept = [await store_new(bench, b"kept-%d" % number) for number in range(8)]
+    for _ in range(3):
+        with pytest.raises(QuotaExceeded):
+            await store_new(bench, b"refused")
+    with trio.fail_after(0.1):
+        for number in range(16):
+            await store_new(bench, b"%d" % number, pool_id=2)
+            await bench.cache.write(in_place, 0, bytes([number]) * MIB)
+            await bench.cache.flush(in_place)
+    assert bench.stored(b"in place") == bytes([15]) * MIB
+    with pytest.raises(QuotaExceeded):  # it grows
+        await bench.cache.write(in_place, 1, bytes(MIB))
+    store.set_quota(POOL_ID)
+    await trio.sleep(RETRY_DELAY_S_MAX + 2)
+    assert all(file.is_clean for file in kept)
+    for number in range(8):
+        assert bench.stored(b"kept-%d" % number) == bytes(MIB)
+    for number in range(16):
+        file = bench.new_file(b"again-%d" % number)
+        await bench.cache.write(file, 0, bytes(MIB // 2))
+
+
+async def test_a_full_pool_gets_no_reserve(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Those that were written before the pool was known to be full may hold more than half, and
+    no more than what is common: the rest is for other pools, which need not ask whether their OSD
+    lives, since this one's does."""
+    store = MemoryStore(pools=(b"full", b"other"))
+    bench = CacheBench(nursery, store, size_bytes=32 * MIB)
+    files = [bench.new_file(b"%d" % number) for number in range(20)]
+    store.set_quota(POOL_ID, quota_bytes=1)
+    for file in files:
+        with contextlib.suppress(QuotaExceeded, DeadlineExceeded):
+            await bench.cache.write(file, 0, bytes(MIB))
+    assert bench.cache.held_bytes <= 12 * MIB
+    with trio.fail_after(0.1):
+        await store_new(bench, b"f", pool_id=2)
+    assert store.read_now(key_of(b"f", 2)) == bytes(MIB)
 
 
 async def test_refusals_hold_nothing(nursery: trio.Nursery) -> None:

@@ -9,7 +9,7 @@ import trio.testing
 from radosmount.cache.file import CachedFile
 from radosmount.cache.stalls import Stalls
 from radosmount.config import MIB
-from radosmount.errors import DeadlineExceeded, TimedOut
+from radosmount.errors import DeadlineExceeded, QuotaExceeded, TimedOut
 from radosmount.store.interface import ObjectStat
 from radosmount.store.memory import Call
 from tests.support.stores import CacheBench, key_of
@@ -26,16 +26,16 @@ def test_a_file_without_answers_is_stalled() -> None:
     stalls.asked(dead, 0.0)
     stalls.asked(other, 0.0)
     stalls.answered(other, 1.0, is_well=True)
-    assert not stalls.look(0.5, ())
-    assert stalls.look(1.5, ())
-    assert not stalls.look(1.6, ())
+    assert not stalls.look(0.5)
+    assert stalls.look(1.5)
+    assert not stalls.look(1.6)
     assert stalls.has(dead)
     assert not stalls.has(other)
     stalls.asked(dead, 1.7)
     stalls.answered(dead, 2.0, is_well=True)
-    assert stalls.look(2.1, ())
+    assert stalls.look(2.1)
     assert not stalls.are_there
-    assert stalls.look(3.1, ())
+    assert stalls.look(3.1)
     assert stalls.has(dead)
 
 
@@ -45,10 +45,12 @@ def test_failures_are_no_answers() -> None:
     stalls.asked(dead, 0.0)
     stalls.asked(dead, 0.9)
     stalls.answered(dead, 0.9, is_well=False)
-    assert stalls.look(1.1, ())
+    assert stalls.look(1.1)
     stalls.answered(dead, 1.2, is_well=False)
-    assert not stalls.look(1.3, [dead])
-    assert stalls.look(1.4, [])
+    stalls.failed(dead, 1.2)
+    assert stalls.look(1.3)
+    assert stalls.has(dead)
+    stalls.forget(dead)
     assert not stalls.are_there
 
 
@@ -59,13 +61,42 @@ def test_an_answer_before_the_stall_says_nothing() -> None:
     stalls.answered(file, 1.0, is_well=True)
     stalls.asked(dead, 2.0)
     looked_up.heard_s = 3.0
-    stalls.look(3.5, ())
+    stalls.look(3.5)
     assert [stalls.is_heard(one) for one in (file, looked_up, a_file())] == [False, True, False]
     stalls.asked(file, 4.0)
     stalls.answered(file, 4.1, is_well=True)
     assert stalls.is_heard(file)
-    stalls.look(5.0, [dead, looked_up])  # a failure is news, too
+    stalls.failed(dead, 5.0)  # a failure is news, too
     assert [stalls.is_heard(one) for one in (file, looked_up)] == [False, False]
+    stalls.forget(dead)
+    stalls.look(5.1)
+    assert stalls.is_heard(file)
+
+
+def test_a_full_pool_is_stalled_as_a_whole() -> None:
+    """Until each file that found it full is stored, or gone. Its OSDs live: nobody else has to
+    ask theirs for that."""
+    stalls, first, second, other = Stalls(), a_file(), a_file(), a_file()
+    elsewhere = CachedFile(key_of(b"f", 2), None)
+    other.base = ObjectStat(10, 1, 1)
+    elsewhere.heard_s = 0.5
+    for number, file in enumerate((first, second)):
+        file.error = QuotaExceeded("full")
+        stalls.failed(file, 1.0 + number)
+    stalls.look(3.0)
+    assert stalls.are_there
+    assert [stalls.has(file) for file in (first, other, elsewhere)] == [True, True, False]
+    refusal = stalls.refusal_of(other, end=11)
+    assert isinstance(refusal, QuotaExceeded)
+    assert str(refusal) == "b'f': its pool is full"
+    assert stalls.refusal_of(other, end=10) is None  # what does not grow
+    assert stalls.is_heard(elsewhere)
+    stalls.forget(first)
+    assert stalls.has(other)
+    second.error = TimedOut("no answer")
+    stalls.failed(second, 4.0)
+    assert not stalls.has(other)
+    assert not stalls.is_heard(elsewhere)
 
 
 async def write_on(bench: CacheBench, file: CachedFile, byte_count: int) -> None:
