@@ -121,6 +121,10 @@ class ProcessConfig:
     progress_interval_s: float = 5.0
     flush_retry_delay_s: float = 1.0
     stop_extension_s: float = 30.0  # what we ask of systemd at every progress line
+    # At the end, when nothing was acknowledged for so long, it is given up. With what follows far
+    # below the TimeoutSec of systemd/mnt-assets.mount, which we cannot extend: SIGKILL spools
+    # nothing.
+    stall_limit_s: float = 90.0
     spool_limit_s: float = 60.0  # when given up: for what is left to reach the local disk
     close_margin_s: float = 5.0  # on top of timeout, until stuck store threads are left behind
 

@@ -3,7 +3,8 @@
     CONNECTING --> SERVING --> FLUSHING --> (unmounted, flushed again, store closed)
 
 - The first SIGTERM, SIGINT or SIGHUP gives up while CONNECTING; while SERVING it flushes,
-  unmounts and ends. The next one no longer waits for what RADOS does not take.
+  unmounts and ends. The next one no longer waits for what RADOS does not take. Nor does the first
+  once RADOS has acknowledged nothing for `stall_limit_s`: systemd sends no second one.
 - What RADOS has not taken by the end goes to the spool, whichever way it comes to the end.
 - An unmount from outside (umount, fusermount3 -u) ends SERVING, and all is flushed after it.
   systemd sends SIGTERM to the processes of a .mount unit right after umount, so this first
@@ -46,6 +47,9 @@ class Filesystem(Protocol):
     async def spool_unwritten(self) -> None:
         """Keep elsewhere what is not in RADOS, and write nothing more. May be called again, also
         meanwhile: each call waits until all of it is kept, or said in the log to be lost."""
+
+    def advanced_s(self) -> float:
+        """When RADOS last acknowledged something new (`trio.current_time`)."""
 
     def dirty_bytes(self) -> int: ...
     def unwritten(self) -> list[str]: ...
@@ -158,11 +162,14 @@ class Mount:
                 event.set()
 
     async def _leave_when_given_up(self) -> None:
-        """After the second signal: store threads that hang must not keep the process."""
+        """Once given up: store threads that hang must not keep the process."""
         await self._gave_up.wait()
-        await trio.sleep(self._config.process.close_margin_s)
+        process = self._config.process
+        left_s = process.close_margin_s + process.spool_limit_s
+        self._service.extend_timeout(left_s + process.stop_extension_s)
+        await trio.sleep(process.close_margin_s)
         if self._filesystem is not None:
-            with trio.move_on_after(self._config.process.spool_limit_s):
+            with trio.move_on_after(process.spool_limit_s):
                 await self._filesystem.spool_unwritten()
         if self._session is not None:
             self._session.unmount()
@@ -228,10 +235,11 @@ class Mount:
         session.stop()
 
     async def _flush(self, filesystem: Filesystem) -> None:
-        """Write back until all is in RADOS, nothing more can be, or a second signal comes."""
+        """Write back until all is in RADOS, nothing more can be, or it is given up."""
         self._service.stopping("writing back")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._report_progress, filesystem)
+            nursery.start_soon(self._give_up_when_stuck, filesystem)
             nursery.start_soon(cancel_when, self._gave_up, nursery.cancel_scope)
             await self._flush_with_retries(filesystem)
             nursery.cancel_scope.cancel()
@@ -249,6 +257,19 @@ class Mount:
                     return None
             left_before = left
             await trio.sleep(self._config.process.flush_retry_delay_s)
+
+    async def _give_up_when_stuck(self, filesystem: Filesystem) -> None:
+        """As a second signal would. After an umount that no signal follows nobody waits for the
+        end, so the bytes may wait for RADOS."""
+        if not self._service.is_there:
+            await self._stop_asked.wait()
+        limit_s = self._config.process.stall_limit_s
+        deadline_s = trio.current_time() + limit_s
+        while trio.current_time() < deadline_s:
+            await trio.sleep_until(deadline_s)
+            deadline_s = max(deadline_s, filesystem.advanced_s() + limit_s)
+        log.error("giving up on RADOS, which has acknowledged nothing for %g s", limit_s)
+        self._gave_up.set()
 
     async def _report_progress(self, filesystem: Filesystem) -> None:
         process = self._config.process

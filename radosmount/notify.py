@@ -17,6 +17,10 @@ class ServiceManager:
     def of(cls, environment: Mapping[str, str]) -> "ServiceManager":
         return cls(environment.get("NOTIFY_SOCKET"))
 
+    @property
+    def is_there(self) -> bool:
+        return bool(self._address)
+
     def ready(self, status: str) -> None:
         self._send(f"READY=1\nSTATUS={status}")
 

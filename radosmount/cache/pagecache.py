@@ -88,6 +88,7 @@ class PageCache:
         self._dirty: dict[CachedFile, Schedule] = {}
         self._has_dirty = trio.Event()
         self._progress_s = 0.0
+        self.advanced_s = 0.0  # as that, but not of what a flush repeats that has failed before
 
     @property
     def dirty_files(self) -> tuple[CachedFile, ...]:
@@ -428,11 +429,14 @@ class PageCache:
 
     def _note_progress(self, file: CachedFile) -> None:
         self._progress_s = trio.current_time()
-        if file in self._dirty:
-            self._dirty[file].progress_s = self._progress_s
+        schedule = self._dirty.get(file)
+        if schedule is not None:
+            schedule.progress_s = self._progress_s
+        if schedule is None or not schedule.is_failing:
+            self.advanced_s = self._progress_s
 
     def _note_success(self, file: CachedFile) -> None:
-        file.heard_s = trio.current_time()
+        file.heard_s = self.advanced_s = trio.current_time()
         self._dirty[file].succeed(file.heard_s)
         self._stalls.forget(file)
 

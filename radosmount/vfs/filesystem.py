@@ -368,6 +368,11 @@ class Filesystem:
         """Bytes that the store does not have."""
         return self._cache.held_bytes
 
+    def advanced_s(self) -> float:
+        """When the store last acknowledged something (`trio.current_time`), but for what it has
+        been sent again."""
+        return self._cache.advanced_s
+
     def unwritten(self) -> list[str]:
         """Names of the files that have something unstored."""
         names = [file.key.name for file in self._cache.dirty_files]

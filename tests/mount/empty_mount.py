@@ -40,6 +40,9 @@ class EmptyFilesystem:
     async def spool_unwritten(self) -> None:
         pass
 
+    def advanced_s(self) -> float:
+        return 0.0
+
     def dirty_bytes(self) -> int:
         return len(self._names)
 

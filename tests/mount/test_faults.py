@@ -21,14 +21,20 @@ from radosmount.config import MIB
 from radosmount.lab import Lab
 from radosmount.store.rados.conventions import PROBE_NAME
 from tests.mount.calls import can, eventually, fails, opened
+from tests.mount.impatient_mount import STALL_LIMIT_S
 from tests.mount.mounting import mounted
 from tests.mount.restoring import restore_words, restored
 from tests.support.cluster import temporary_lab
 
 POOL: Final = "pool"
 BROKEN: Final = Path(__file__).parent / "broken_mount.py"
+IMPATIENT: Final = Path(__file__).parent / "impatient_mount.py"
 TIMEOUT_S: Final = 3
+# Once given up: `close_margin`, until what hangs is left behind, the spool, and then the exit.
+END_S: Final = 15
 SLACK_S: Final = 7  # for a check that comes round, and a busy machine
+NO_ANSWER: Final = ("is not stored", "cannot write back yet", "timed out", "ETIMEDOUT")
+GIVEN_UP: Final = ("giving up on RADOS", "not written to RADOS", "kept in the spool")
 FULL: Final = (errno.EDQUOT, errno.ENOSPC)
 
 
@@ -239,6 +245,27 @@ def test_an_end_with_a_dead_osd(faulty: Lab, client: rados.Ioctx, name: str) -> 
         assert restored(*words[:-1], "--force", str(refused)).returncode == 0
         for path, content in contents.items():
             assert client.read(path, len(content) + 1) == content
+
+
+def test_an_end_without_answers(faulty: Lab, client: rados.Ioctx, name: str) -> None:
+    """A stop by a signal or by systemd gives up by itself once RADOS has acknowledged nothing for
+    90 s: what is left goes to the spool."""
+    content = os.urandom(3 * MIB)
+    options = f"timeout={TIMEOUT_S},flush=lazy,dirty_expire=3600"
+    expected = [*NO_ANSWER, *GIVEN_UP]
+    program = (str(IMPATIENT),)
+    with mounted(faulty, f"ceph:{POOL}", options, expected=expected, program=program) as mount:
+        (mount.path / name).write_bytes(content)
+        faulty.signal("osd.0", signal.SIGSTOP)
+        began_s = time.monotonic()
+        assert mount.stop(signal.SIGTERM) == 1
+        took_s = time.monotonic() - began_s
+        assert STALL_LIMIT_S <= took_s < STALL_LIMIT_S + END_S
+        faulty.signal("osd.0", signal.SIGCONT)
+        assert f"acknowledged nothing for {STALL_LIMIT_S} s" in mount.log()
+        assert len(list((mount.folder / "spool").iterdir())) == 1
+        assert restored(*restore_words(mount)).returncode == 0
+        assert client.read(name, len(content) + 1) == content
 
 
 def test_a_writer_waits_for_room(faulty: Lab, name: str) -> None:

@@ -1,5 +1,6 @@
 """A mount's life, with fakes for all that is outside of it."""
 
+import logging
 import os
 import signal
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from typing import cast
 
 import pytest
 import trio
+import trio.testing
 
 from radosmount.config import Config, ProcessConfig
 from radosmount.errors import MountError, PermissionDenied, RadosmountError, TimedOut
@@ -27,6 +29,7 @@ class World:
         self.names = ["a"]
         self.spooled: list[str] = []
         self.on_refused: Callable[[], None] = lambda: None
+        self.advanced_at_s = 0.0
         self.start_failure: Exception | None = None
         self.serve_failure: Exception | None = None
         self.fails_in_background = False
@@ -75,6 +78,9 @@ class World:
         self.spooled += self.names
         self.names = []
 
+    def advanced_s(self) -> float:
+        return self.advanced_at_s
+
     def dirty_bytes(self) -> int:
         return 10 * len(self.names)
 
@@ -99,9 +105,26 @@ class World:
         self.events.append("unmount")
 
 
-async def live(world: World, then: Callable[[], None]) -> int:
+class HeardService(ServiceManager):
+    """One that writes down what it is told, and when."""
+
+    def __init__(self) -> None:
+        super().__init__("@systemd")
+        self.heard: list[tuple[float, str]] = []
+
+    def _send(self, message: str) -> None:
+        self.heard.append((trio.current_time(), message))
+
+
+async def live(
+    world: World,
+    then: Callable[[], None],
+    config: Config = CONFIG,
+    service: ServiceManager | None = None,
+) -> int:
     """Live until the end, doing `then` once the mount is ready; the exit code."""
-    mount = Mount(CONFIG, lambda: world.events.append("ready"), world.parts(), ServiceManager(None))
+    service = service or ServiceManager(None)
+    mount = Mount(config, lambda: world.events.append("ready"), world.parts(), service)
     exit_codes: list[int] = []
 
     async def run_mount() -> None:
@@ -164,6 +187,79 @@ async def test_a_second_signal_gives_up() -> None:
     assert await live(world, send(signal.SIGTERM)) == 1
     assert world.spooled == ["a"]
     assert world.events[-1] == "close"
+
+
+def without_answers() -> World:
+    world = World()
+    world.refusals = [TimedOut("no answer") for _ in range(10_000)]
+    return world
+
+
+@pytest.mark.expects_log("cannot write back yet")
+@pytest.mark.expects_log("not written to RADOS")
+@pytest.mark.expects_log("giving up on RADOS")
+@pytest.mark.parametrize("is_service", [False, True], ids=["signal", "service"])
+async def test_an_end_without_answers_is_given_up(
+    is_service: bool, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After one signal, or unmounted where systemd waits for it: as soon as RADOS has acknowledged
+    nothing for `stall_limit_s`. systemd leaves time for the spool, and no more than that."""
+    world, service = without_answers(), HeardService()
+    then = world.ended.set if is_service else send(signal.SIGTERM)
+    began_s = trio.current_time()
+    assert await live(world, then, Config(), service if is_service else None) == 1
+    assert 90 <= trio.current_time() - began_s < 100
+    assert world.spooled == ["a"]
+    assert world.events[-1] == "close"
+    assert "which has acknowledged nothing for 90 s" in caplog.text
+    extensions = [at_s for at_s, message in service.heard if "EXTEND_TIMEOUT" in message]
+    assert not extensions or max(extensions) - began_s <= 90
+    assert is_service == (service.heard[-1:] == [(began_s + 90, "EXTEND_TIMEOUT_USEC=95000000")])
+
+
+@pytest.mark.expects_log("cannot write back yet")
+async def test_an_end_that_gets_on_is_not_given_up(autojump_clock: trio.testing.MockClock) -> None:
+    """However long it takes."""
+    world, began_s = without_answers(), trio.current_time()
+
+    def answer_now_and_then() -> None:
+        passed_s = trio.current_time() - began_s
+        if passed_s % 80 < 1:
+            world.advanced_at_s = trio.current_time()
+        if passed_s > 1000:
+            world.refusals = [TimedOut("no answer")]
+
+    world.on_refused = answer_now_and_then
+    assert await live(world, send(signal.SIGTERM), Config()) == 0
+    assert trio.current_time() - began_s > 1000
+    assert world.spooled == []
+
+
+@pytest.mark.expects_log("cannot write back yet")
+async def test_an_umount_alone_waits_for_rados(autojump_clock: trio.testing.MockClock) -> None:
+    """Nobody waits for its end, so the bytes wait for RADOS."""
+    world, began_s = without_answers(), trio.current_time()
+    del world.refusals[1000:]
+    assert await live(world, world.ended.set, Config()) == 0
+    assert trio.current_time() - began_s >= 1000
+    assert world.spooled == []
+
+
+@pytest.mark.expects_log("cannot write back yet")
+async def test_progress_is_told(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At the end: every few seconds to the log and to systemd, which gives more time for each."""
+    world, service = without_answers(), HeardService()
+    del world.refusals[12:]
+    caplog.set_level(logging.INFO)
+    assert await live(world, send(signal.SIGTERM), Config(), service) == 0
+    left = "writing back: 10 bytes left in 1 files"
+    assert caplog.messages.count(left) == 2
+    told = [message for _, message in service.heard]
+    extension = "EXTEND_TIMEOUT_USEC=30000000"
+    assert told[:2] == ["READY=1\nSTATUS= on ", "STOPPING=1\nSTATUS=writing back"]
+    assert told[2:7] == [extension, f"STATUS={left}", extension, f"STATUS={left}", extension]
 
 
 async def test_an_end_by_cancellation_spools() -> None:

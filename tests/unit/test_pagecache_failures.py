@@ -301,6 +301,26 @@ async def test_half_stored_flush_is_continued(many: CacheBench) -> None:
     assert many.cache.held_bytes == 0
 
 
+async def test_what_is_repeated_is_no_advance(
+    many: CacheBench, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A flush that is acknowledged in part, fails, and is tried again may go on like that for ever:
+    it gets on only once it is stored."""
+    file = many.stored_file(b"")
+    await many.cache.write(file, 0, b"0123456789abcdef")
+    advanced_s = []
+    for _ in range(3):
+        many.store.fail_next(QuotaExceeded("full"), is_apply, skip_count=1)
+        await trio.sleep(1)
+        await many.cache.flush(file)
+        advanced_s.append(many.cache.advanced_s)
+    assert file.error_count == 3
+    assert advanced_s == [1, 1, 1]
+    await trio.sleep(1)
+    await many.cache.flush(file)
+    assert many.cache.advanced_s == 4
+
+
 async def test_half_stored_flush_then_truncate(many: CacheBench) -> None:
     """A truncate after a flush that was stored half way cuts off what that had stored."""
     file = many.stored_file(b"")

@@ -1,7 +1,10 @@
 """The units are ones that systemd takes."""
 
+import re
 import subprocess
 from pathlib import Path
+
+from radosmount.config import ProcessConfig
 
 UNITS = Path(__file__).parents[2] / "systemd"
 
@@ -15,6 +18,14 @@ def test_units_verify(tmp_path: Path) -> None:
     command = ["systemd-analyze", "verify", *(str(tmp_path / name) for name in names)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_a_mount_unit_leaves_time_to_give_up() -> None:
+    """systemd ends what hangs by SIGKILL: before that, the spool has taken it."""
+    [limit_s] = re.findall(r"^TimeoutSec=(\d+)$", (UNITS / "mnt-assets.mount").read_text(), re.M)
+    process = ProcessConfig()
+    needed_s = process.stall_limit_s + process.close_margin_s + process.spool_limit_s
+    assert needed_s <= int(limit_s) / 1.5
 
 
 def test_the_service_forces_nothing_into_a_namespace() -> None:
