@@ -74,8 +74,9 @@ async def restore_file(store: Store, path: str, manner: Manner) -> str:
     spooled = decode(_read(path))
     target = _target(store, spooled, manner)
     flusher, file = _prepare(store, target, manner)
+    file.start_write()
     try:
-        await flusher.store_flight(file, file.start_write())
+        await flusher.store_flight(file)
     except FlushFailed as failure:
         file.fail_write(failure.cause, failure.begun)
         is_begun = failure.begun is not None or failure.cause.is_outcome_unknown

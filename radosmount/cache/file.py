@@ -71,7 +71,10 @@ TRANSITIONS: Final = {
 
 
 # Each attempt that is tried again and lost again adds one, if anything was written meanwhile.
-ATTEMPT_COUNT_MAX: Final = 16
+ATTEMPT_COUNT_MAX: Final = 32
+# From here on a flush first makes sure that none of them is applied any more. Below the maximum by
+# more than what one flush adds: an attempt that may be applied must not be forgotten.
+ATTEMPT_COUNT_MANY: Final = 16
 NOTHING: Final = ObjectStat(size=0, mtime_s=0, version=0)
 
 
@@ -372,9 +375,22 @@ class CachedFile:
         self.base, self.is_new = base, False
         self.epoch += 1
 
+    @property
+    def has_many_attempts(self) -> bool:
+        return len(self.attempts) >= ATTEMPT_COUNT_MANY
+
     def remember_attempt(self, attempt: Attempt) -> None:
-        if attempt not in self.attempts:
-            self.attempts = [*self.attempts, attempt][-ATTEMPT_COUNT_MAX:]
+        """The oldest stay: an OSD that was stopped applies what it was sent in that order."""
+        if attempt not in self.attempts and len(self.attempts) < ATTEMPT_COUNT_MAX:
+            self.attempts.append(attempt)
+
+    def outdate_attempts(self, version: int) -> None:
+        """The object is at `version`, still as `base`: what was lost is refused there."""
+        base = replace(self.base, version=version)
+        self._flight = replace(self.current_flight, base=base)
+        self.base = base
+        self.attempts.clear()
+        self.epoch += 1
 
     # Hearing of the store
 

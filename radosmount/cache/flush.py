@@ -4,6 +4,7 @@ Runs only as an operation of the sequencer, so never twice at once for one objec
 state is in the file.
 """
 
+import contextlib
 import hashlib
 import itertools
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from radosmount.errors import ObjectExists, ObjectNotFound, StoreError, VersionC
 from radosmount.store.interface import (
     AtVersion,
     Change,
+    Create,
     Existence,
     ObjectKey,
     ObjectStat,
@@ -68,13 +70,13 @@ class Flusher:
         self._progress = progress
         self._kept = KeptContents()
 
-    async def store_flight(self, file: CachedFile, flight: Flight) -> int:
-        """Store all of `flight`; return the object's version after it.
+    async def store_flight(self, file: CachedFile) -> int:
+        """Store all of the flight that has begun; return the object's version after it.
 
         Raises: FlushFailed.
         """
         try:
-            plan, version = await self._store_first(file, flight)
+            plan, version = await self._store_first(file)
         except StoreError as failure:
             raise FlushFailed(failure, None) from failure
         return await self._store_rest(file, plan, version)
@@ -88,22 +90,61 @@ class Flusher:
         is_all = next(plan.rest, None) is None
         return _attempt(plan.first, plan, flight, flight.is_append and is_all)
 
-    async def _store_first(self, file: CachedFile, flight: Flight) -> tuple[Plan, int]:
+    async def _store_first(self, file: CachedFile) -> tuple[Plan, int]:
         """The guarded operation; a refusal is looked into before it counts as a conflict."""
         for _ in range(APPEND_ATTEMPT_COUNT_MAX):
-            plan = self._plan(flight)
             try:
-                return plan, await self._apply(file, plan.first)
+                if file.has_many_attempts:
+                    await self._outdate_attempts(file)
+                return await self._send_first(file)
             except (ObjectExists, ObjectNotFound, VersionConflict) as refusal:
                 if not await self._rebase(file):
                     text = f"{file.key.name!r}: another client has changed it since it was opened"
                     raise VersionConflict(text) from refusal
-                flight = file.current_flight
-            except StoreError as failure:
-                if failure.is_outcome_unknown:
-                    file.remember_attempt(_attempt(plan.first, plan, flight, flight.is_append))
-                raise
         raise VersionConflict(f"{file.key.name!r}: others append without end")
+
+    async def _send_first(self, file: CachedFile) -> tuple[Plan, int]:
+        flight = file.current_flight
+        plan = self._plan(flight)
+        try:
+            return plan, await self._apply(file, plan.first)
+        except StoreError as failure:
+            if failure.is_outcome_unknown:
+                file.remember_attempt(_attempt(plan.first, plan, flight, flight.is_append))
+            raise
+
+    async def _outdate_attempts(self, file: CachedFile) -> None:
+        """Before more is sent: make sure that nothing of what was lost is applied any more.
+
+        A new file asserts that there is no object, and none must be seen before its content. There
+        an answer is enough: an OSD does in order what one client asks of an object that is not.
+        Raises: ObjectExists, VersionConflict where one may have been applied; StoreError.
+        """
+        guard = self._plan(file.current_flight).first.guard
+        if guard is Existence.ABSENT:
+            await self._expect_absent(file.key)
+            file.attempts.clear()
+        elif isinstance(guard, AtVersion):
+            await self._change_version(file, guard)
+
+    async def _change_version(self, file: CachedFile, guard: AtVersion) -> None:
+        """By a change of nothing else, behind which others are refused. Being always the same, it
+        is one attempt, however often it is lost itself."""
+        base = file.current_flight.base
+        try:
+            version = await self._apply(file, Change((Create(),), guard, base.mtime_s))
+        except StoreError as failure:
+            if failure.is_outcome_unknown:
+                size_min = base.size_min if isinstance(base, PartlyStored) else base.size
+                file.remember_attempt(Attempt(size_min, base.size, base.mtime_s, False, ()))
+            raise
+        file.outdate_attempts(version)
+
+    async def _expect_absent(self, key: ObjectKey) -> None:
+        """Raises: ObjectExists."""
+        with contextlib.suppress(ObjectNotFound):
+            await self._store.stat(key)
+            raise ObjectExists(f"{key.name!r}")
 
     def _plan(self, flight: Flight) -> Plan:
         config = self._config

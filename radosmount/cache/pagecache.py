@@ -362,9 +362,9 @@ class PageCache:
 
     async def _store_once(self, file: CachedFile) -> None:
         """One flight, whatever comes of it: the file changes state in either case."""
-        flight = file.start_write()
+        file.start_write()
         try:
-            version = await self._flusher.store_flight(file, flight)
+            version = await self._flusher.store_flight(file)
         except FlushFailed as failure:
             self._budget.release(file.fail_write(failure.cause, failure.begun))
             self._note_failure(file, failure.cause)

@@ -56,7 +56,7 @@ BUGS = (
         "appends",
         "an operation whose reply was lost is not remembered",
         "cache/file.py",
-        "self.attempts = [*self.attempts, attempt][-ATTEMPT_COUNT_MAX:]",
+        "self.attempts.append(attempt)",
         "pass",
     ),
     Bug(

@@ -13,6 +13,7 @@ from radosmount.cache.pagecache import PageCache
 from radosmount.cache.sequencer import Sequencer
 from radosmount.cache.spool import Spool, Spooler
 from radosmount.config import CacheConfig
+from radosmount.errors import StoreError, TimedOut
 from radosmount.store.interface import Limits, ObjectKey, ObjectStat
 from radosmount.store.memory import Call, MemoryStore
 from radosmount.store.posix import NS_PER_S
@@ -51,6 +52,33 @@ def noted(store: MemoryStore) -> Iterator[list[str]]:
         yield calls
     finally:
         store.delay = None
+
+
+class StoppedOsd:
+    """From now on it answers nothing. What it was sent lies before it, in order; `wake` has it do
+    that, but for what was lost on the way."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        assert store.delay is None
+        self._store = store
+        self.sent: list[Call] = []
+        store.delay = self._leave_unanswered
+
+    async def wake(self, lost_count: int = 0) -> None:
+        """`lost_count`: how many of the first changes have never reached it."""
+        self._store.delay = None
+        changes = [
+            (call.key, call.change)
+            for call in self.sent
+            if call.key is not None and call.change is not None
+        ]
+        for key, change in changes[lost_count:]:
+            with contextlib.suppress(StoreError):  # nobody is left to hear it
+                await self._store.apply(key, change)
+
+    async def _leave_unanswered(self, call: Call) -> None:
+        self.sent.append(call)
+        raise TimedOut("the OSD is stopped")
 
 
 def small_store() -> MemoryStore:

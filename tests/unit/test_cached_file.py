@@ -216,14 +216,15 @@ def test_epoch_grows_with_every_change() -> None:
 
 
 def test_attempts_are_bounded_and_end_with_success() -> None:
-    """Lost attempts are remembered once each, a limited number, until a flush succeeds."""
+    """Lost attempts are remembered once each, a limited number, the oldest, until a flush
+    succeeds."""
     file = stored()
     file.write(0, b"x", 1)
     file.start_write()
     for size in range(2 * ATTEMPT_COUNT_MAX):
         for _ in range(2):
             file.remember_attempt(Attempt(size, size, 1, False, ()))
-    assert len(file.attempts) == ATTEMPT_COUNT_MAX
+    assert [attempt.size_min for attempt in file.attempts] == list(range(ATTEMPT_COUNT_MAX))
     file.fail_write(TimedOut("lost"), None)
     file.start_write()
     file.finish_write(9)

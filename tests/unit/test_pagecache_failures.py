@@ -22,6 +22,7 @@ from radosmount.store.posix import NS_PER_S
 from tests.support.stores import (
     POOL_ID,
     CacheBench,
+    StoppedOsd,
     content,
     is_apply,
     is_call,
@@ -370,6 +371,52 @@ async def test_bytes_written_during_failed_flush(bench: CacheBench, nursery: tri
     assert bench.stored() == b"abb"
 
 
+@pytest.mark.parametrize("lost_count", [0, 1, 16, 18, 19])
+async def test_many_lost_replies(bench: CacheBench, lost_count: int) -> None:
+    """However often a flush is tried again in vain, the one that is applied late is ours."""
+    file = bench.stored_file(b"abc")
+    osd = StoppedOsd(bench.store)
+    for index in range(20):
+        await bench.cache.write(file, 0, b"%02d" % index)
+        await bench.cache.flush(file)
+    await osd.wake(lost_count)
+    await bench.cache.flush(file)
+    assert isinstance(file.error, TimedOut)
+    assert bench.stored() == b"19c"
+    assert file.is_clean
+
+
+@pytest.mark.parametrize("lost_count", [0, 1, 15, 16])
+async def test_many_lost_replies_of_new_file(bench: CacheBench, lost_count: int) -> None:
+    """So it is with an object that was made late."""
+    file = bench.new_file()
+    osd = StoppedOsd(bench.store)
+    for index in range(20):
+        await bench.cache.write(file, 0, b"%02d" % index)
+        await bench.cache.flush(file)
+    await osd.wake(lost_count)
+    await bench.cache.flush(file)
+    assert isinstance(file.error, TimedOut)
+    assert bench.stored() == b"19"
+
+
+async def test_what_was_sent_often_is_never_stored_late(bench: CacheBench) -> None:
+    """Where many operations were lost, those that come to light after the next one are refused."""
+    file = bench.stored_file(b"abc")
+    osd = StoppedOsd(bench.store)
+    for index in range(20):
+        await bench.cache.write(file, 0, b"%02d" % index)
+        await bench.cache.flush(file)
+    bench.store.delay = None
+    bench.store.fail_next(TimedOut("lost"), is_apply, skip_count=1)
+    await bench.cache.flush(file)
+    await osd.wake()
+    assert bench.stored() == b"abc"
+    await bench.cache.flush(file)
+    assert isinstance(file.error, TimedOut)
+    assert bench.stored() == b"19c"
+
+
 # --- Appending
 
 
@@ -416,6 +463,29 @@ async def test_append_lost_request_then_foreign_append(bench: CacheBench) -> Non
     bench.store.put_now(file.key, b"abc+theirs")
     await bench.cache.flush(file)
     assert bench.stored() == b"abc+theirsours"
+
+
+@pytest.mark.parametrize("lost_count", [0, 1, 16, 18, 19])
+@pytest.mark.parametrize("theirs", [b"", b"theirs;"])
+async def test_append_after_many_lost_replies(
+    bench: CacheBench, lost_count: int, theirs: bytes
+) -> None:
+    """A log that is written on while its OSD is stopped has each line once, whichever flush the
+    OSD applies when it wakes."""
+    file = bench.stored_file(b"start;")
+    osd = StoppedOsd(bench.store)
+    for index in range(20):
+        await bench.cache.write(file, 0, b"%d;" % index, is_append=True)
+        await bench.cache.flush(file)
+    await osd.wake(lost_count)
+    bench.store.put_now(file.key, (bench.stored() or b"") + theirs)
+    await bench.cache.flush(file)
+    lines = [b"%d;" % index for index in range(20)]
+    stored = bench.stored() or b""
+    ours = stored.removeprefix(b"start;").replace(theirs, b"")
+    assert ours == b"".join(lines)
+    assert len(stored) == len(b"start;" + theirs + ours)
+    assert isinstance(file.error, TimedOut)
 
 
 async def test_half_stored_append_is_not_doubled(many: CacheBench) -> None:
