@@ -63,6 +63,10 @@ class VersionConflict(StoreError):
     log_level = logging.ERROR
 
 
+class ObjectGone(VersionConflict):
+    """What was to be changed is there no more."""
+
+
 class NoSuchXattr(StoreError):
     errno = errno.ENODATA
 

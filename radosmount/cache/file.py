@@ -319,8 +319,19 @@ class CachedFile:
         return flight.changes.extents.byte_count
 
     def fail_write(self, error: RadosmountError, begun: PartlyStored | None) -> int:
-        """The flight is not stored, or not all: its bytes are dirty again, under what was
-        written since. Return how many bytes are held twice no more.
+        """The flight is not stored, or not all: `take_back` and `note_error`."""
+        self.note_error(error)
+        return self.take_back(begun)
+
+    def note_error(self, error: RadosmountError) -> None:
+        self.error = error
+        self.error_count += 1
+        if self.writer_count:
+            self.reported_error_count = self.error_count  # those who have it open will hear
+
+    def take_back(self, begun: PartlyStored | None) -> int:
+        """The flight's bytes are dirty again, under what was written since. Return how many bytes
+        are held twice no more.
 
         `begun`: the object at its last known version, where the first operation was stored.
         """
@@ -335,10 +346,6 @@ class CachedFile:
         changes.absorb(self._dirty)
         self._dirty = changes
         self._flight = None
-        self.error = error
-        self.error_count += 1
-        if self.writer_count:
-            self.reported_error_count = self.error_count  # those who have it open will hear
         self._apply(FileEvent.WRITE_FAILED)
         return held - changes.extents.byte_count
 

@@ -20,7 +20,13 @@ from radosmount.cache.plan import Plan, gives_xattrs, plan_flush
 from radosmount.cache.room import Room
 from radosmount.cache.stalls import Stalls
 from radosmount.config import CacheConfig
-from radosmount.errors import ObjectExists, ObjectNotFound, StoreError, VersionConflict
+from radosmount.errors import (
+    ObjectExists,
+    ObjectGone,
+    ObjectNotFound,
+    StoreError,
+    VersionConflict,
+)
 from radosmount.store.interface import (
     AtVersion,
     Change,
@@ -155,12 +161,13 @@ class Flusher:
 
         After an unknown outcome a refused guard means either that our own write came through
         late, or that someone else was there: size, mtime and bytes tell them apart.
+        Raises: ObjectGone.
         """
         try:
             stat = await self._store.stat(file.key)
             attempt = await self._applied_attempt(file, stat)
-        except ObjectNotFound:
-            return False
+        except ObjectNotFound as failure:
+            raise ObjectGone(f"{file.key.name!r} was removed since it was opened") from failure
         except VersionConflict:
             return True  # the next try is refused too, and looked into again
         if file.can_move_appended:

@@ -39,6 +39,7 @@ from radosmount.errors import (
     DeadlineExceeded,
     FilesystemError,
     FileTooBig,
+    ObjectGone,
     ObjectNotFound,
     StaleFile,
     StoreError,
@@ -66,14 +67,17 @@ class PageCache:
         sequencer: Sequencer,
         on_flushed: Callable[[CachedFile], None] = lambda file: None,
         spooler: Spooler | None = None,
+        unlink_gone: Callable[[CachedFile], bool] = lambda file: False,
     ) -> None:
         """`on_flushed(file)`: called when a flush of `file` has ended, well or not. Without a
-        `spooler`, what can never be stored is lost."""
+        `spooler`, what can never be stored is lost. `unlink_gone(file)`: called in its turn when
+        its object is not there; says whether this mount has removed it, and unlinks it then."""
         self._store = store
         self._config = config
         self._sequencer = sequencer
         self._on_flushed = on_flushed
         self._spooler = spooler
+        self._unlink_gone = unlink_gone
         self._spooled_at_end: set[CachedFile] = set()
         self._is_ending = False
         self._pool_names: dict[int, bytes] = {}  # of pools that may be gone by now
@@ -366,8 +370,10 @@ class PageCache:
         try:
             version = await self._flusher.store_flight(file)
         except FlushFailed as failure:
-            self._budget.release(file.fail_write(failure.cause, failure.begun))
-            self._note_failure(file, failure.cause)
+            self._budget.release(file.take_back(failure.begun))
+            if not (isinstance(failure.cause, ObjectGone) and self._unlink_gone(file)):
+                file.note_error(failure.cause)
+                self._note_failure(file, failure.cause)
         except BaseException as bug:
             if isinstance(bug, trio.Cancelled):  # the operation itself goes on
                 file.remember_attempt(self._flusher.attempt_of(file.current_flight))

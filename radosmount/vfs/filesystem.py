@@ -81,10 +81,21 @@ class Filesystem:
         self._space = SpaceMeter(store)
         self._sequencer = Sequencer(nursery, view.timeout_s)
         spooler = None if spool is None else Spooler(spool, nursery)
+
+        def unlink_gone(file: CachedFile) -> bool:
+            return self._removal.unlink_gone(file)
+
         self._cache = PageCache(
-            store, cache, self._sequencer, lambda file: self._opens.after_flush(file), spooler
+            store,
+            cache,
+            self._sequencer,
+            lambda file: self._opens.after_flush(file),
+            spooler,
+            unlink_gone,
         )
-        self._objects = Objects(store, self._nodes, self._cache, self._sequencer, invalidate)
+        self._objects = Objects(
+            store, self._nodes, self._cache, self._sequencer, invalidate, unlink_gone
+        )
         self._removal = Removal(store, self._nodes, self._cache, self._objects)
         self._renaming = Renaming(store, self._nodes, self._cache, self._sequencer, self._removal)
         self._directories = Directories(
@@ -98,6 +109,7 @@ class Filesystem:
             self._objects,
             self._metadata,
             self._cache,
+            self._removal,
             ReadAhead(store, self._cache, nursery, cache.size_bytes // 8),
             cache,
         )

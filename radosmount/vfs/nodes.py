@@ -10,13 +10,14 @@ object is unlinked has none, and lives on by its number only.
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from radosmount.cache.file import CachedFile
+from radosmount.cache.orphan import Orphan
 from radosmount.errors import StoreError
 from radosmount.store.interface import ObjectKey, ObjectStat
 
@@ -101,6 +102,15 @@ class Vouch:
     looked_up_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class LostRemoval:
+    """An unlinking whose reply was lost. `orphan`: what handles go on with, should it be applied;
+    it counts as long as the file has the base of then, whose version was `base_version`."""
+
+    orphan: Orphan | None
+    base_version: int
+
+
 class FileNode(Node):
     """An object. `open_count`: handles, whatever they are open for."""
 
@@ -109,6 +119,7 @@ class FileNode(Node):
         "dropped_count",
         "fetched_ahead_s",
         "file",
+        "lost_removal",
         "open_count",
         "replaced",
         "shown_version",
@@ -127,6 +138,7 @@ class FileNode(Node):
         self.shown_version: int | None = None  # of the attributes that the kernel may keep
         self.stale_count = 0  # how often the kernel's pages became those of another version
         self.dropped_count = 0  # up to which of them it is known to have dropped them
+        self.lost_removal: LostRemoval | None = None
         self.vouch: Vouch | None = None
         self.stat_ahead: StatAhead | None = None  # of the last listing that had it
         self.stat_ahead_index = 0
@@ -136,6 +148,21 @@ class FileNode(Node):
     @property
     def identity(self) -> Identity:
         return self.file.key
+
+    def lose_removal(self, orphan: Orphan | None) -> None:
+        """An unlinking may have been applied, or may yet be; see `LostRemoval`."""
+        self.close_orphans()
+        self.lost_removal = LostRemoval(orphan, self.file.base.version)
+
+    def close_orphans(self) -> None:
+        """Nobody needs the content any more that only this host has."""
+        file, lost = self.file, self.lost_removal
+        if file.orphan is not None:
+            file.orphan.close()
+            file.orphan = None
+        if lost is not None and lost.orphan is not None:
+            lost.orphan.close()
+            self.lost_removal = replace(lost, orphan=None)
 
     @contextlib.contextmanager
     def replacing(self) -> Iterator[None]:

@@ -58,7 +58,8 @@ AHEAD_FRESHNESS_S: Final = 1.0
 
 
 class Objects:
-    """`invalidate(ino)`: have the kernel drop its pages of an inode, some time soon."""
+    """`invalidate(ino)`: have the kernel drop its pages of an inode, some time soon.
+    `unlink_gone`: see `PageCache`."""
 
     def __init__(
         self,
@@ -67,12 +68,14 @@ class Objects:
         cache: PageCache,
         sequencer: Sequencer,
         invalidate: Callable[[int], None],
+        unlink_gone: Callable[[CachedFile], bool],
     ) -> None:
         self._store = store
         self._nodes = nodes
         self._cache = cache
         self._sequencer = sequencer
         self._invalidate = invalidate
+        self._unlink_gone = unlink_gone
         self.heads = Heads()
 
     async def look_up(self, key: ObjectKey, caller: int) -> FileNode:
@@ -113,6 +116,9 @@ class Objects:
         self, key: ObjectKey, ask: Callable[[ObjectKey], Awaitable[ObjectStat]]
     ) -> FileNode:
         node = self._nodes.find_file(key)
+        if node is not None and node.lost_removal is not None:
+            await self._cache.flush(node.file)  # which finds out whether it is still there
+            node = self._nodes.find_file(key)
         if node is not None and not node.file.is_clean:
             return node
         epoch = node.file.epoch if node else None
@@ -364,7 +370,9 @@ class Objects:
     def _let_go(self, key: ObjectKey) -> None:
         """The object of that name is gone; who has the file open keeps an inode without name."""
         node = self._nodes.find_file(key)
-        if node is not None and node.file.is_clean:
+        if node is None or self._unlink_gone(node.file):
+            return
+        if node.file.is_clean:
             node.file.is_unlinked = True
             self._nodes.unlink(node)
 

@@ -16,6 +16,7 @@ from radosmount.vfs.metadata import Metadata
 from radosmount.vfs.nodes import FileNode, NodeTable
 from radosmount.vfs.objects import Objects
 from radosmount.vfs.pools import Pools
+from radosmount.vfs.removal import Removal
 
 # A read is asked for anew where the file was changed behind it, by others or a rename over it.
 READ_ATTEMPT_COUNT: Final = 5
@@ -41,6 +42,7 @@ class OpenFiles:
         objects: Objects,
         metadata: Metadata,
         cache: PageCache,
+        removal: Removal,
         ahead: ReadAhead,
         config: CacheConfig,
     ) -> None:
@@ -51,6 +53,7 @@ class OpenFiles:
         self._objects = objects
         self._metadata = metadata
         self._cache = cache
+        self._removal = removal
         self._flush_mode = config.flush
         self._has_guard = config.conflict is ConflictMode.FAIL
 
@@ -98,7 +101,12 @@ class OpenFiles:
         if head is not None:
             return head
         for _ in range(READ_ATTEMPT_COUNT):
-            content = await self.ahead.read(opened.ahead, node.file, offset, length)
+            try:
+                content = await self.ahead.read(opened.ahead, node.file, offset, length)
+            except StaleFile:
+                if not await self._removal.settle_gone(node):
+                    raise
+                return await self.ahead.read(opened.ahead, node.file, offset, length)
             if node.replaced is not None:  # that may be of what replaces it
                 await node.replaced.wait()
             elif node.file.is_suspect and node.file.is_clean:  # the kernel would keep it as known
@@ -189,9 +197,8 @@ class OpenFiles:
             self._cache.give_up(file)
             node.stale_count += 1  # the kernel has what is given up
             self._drop_if_given_up(node)
-        if not node.open_count and file.orphan is not None:
-            file.orphan.close()
-            file.orphan = None
+        if not node.open_count:
+            node.close_orphans()
         self._nodes.drop_if_unused(node)
 
     def _drop_if_given_up(self, node: FileNode) -> None:

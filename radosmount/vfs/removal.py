@@ -8,7 +8,13 @@ from radosmount.cache.orphan import Orphan
 from radosmount.cache.pagecache import PageCache
 from radosmount.cache.ticket import Progress
 from radosmount.config import MIB
-from radosmount.errors import NoSuchEntry, ObjectNotFound, StaleFile, VersionConflict
+from radosmount.errors import (
+    NoSuchEntry,
+    ObjectNotFound,
+    StaleFile,
+    StoreError,
+    VersionConflict,
+)
 from radosmount.store.interface import AtVersion, Change, Existence, ObjectKey, Remove, Store
 from radosmount.vfs.nodes import FileNode, NodeTable
 from radosmount.vfs.objects import Objects
@@ -54,6 +60,7 @@ class Removal:
         Who opened it after the copy finds no object: ESTALE.
         """
         file = node.file
+        node.lost_removal = None
         if orphan is not None:
             file.orphan = orphan
             self._cache.move_to_orphan(file)
@@ -61,6 +68,38 @@ class Removal:
             self._cache.discard(file)
         file.is_unlinked = True
         self._nodes.unlink(node)
+
+    def unlink_gone(self, file: CachedFile) -> bool:
+        """In the file's turn, when its object is not there: whether that is by an unlinking whose
+        reply was lost. Then the name is gone, as after any."""
+        node = self._nodes.find_file(file.key)
+        if node is None or node.file is not file or node.lost_removal is None:
+            return False
+        lost = node.lost_removal
+        if lost.base_version != file.base.version:
+            return False
+        self.finish(node, lost.orphan if node.open_count else None)
+        return True
+
+    async def settle_gone(self, node: FileNode) -> bool:
+        """A read met no object: whether it may go on with what was kept.
+
+        Raises: DeadlineExceeded; StoreError.
+        """
+        with contextlib.suppress(StaleFile):  # unlinked by another read meanwhile
+            await self._objects.in_turn(node.file, lambda: self.settle_lost(node))
+        return node.file.orphan is not None
+
+    async def settle_lost(self, node: FileNode) -> None:
+        """In the file's turn: find out whether an unlinking whose reply was lost has been applied.
+
+        Raises: StoreError.
+        """
+        if node.lost_removal is not None:
+            try:
+                await self._store.stat(node.file.key)
+            except ObjectNotFound:
+                self.unlink_gone(node.file)
 
     async def _remove_known(self, node: FileNode, progress: Progress) -> None:
         file = node.file
@@ -74,10 +113,16 @@ class Removal:
                     orphan.close()
                 continue
             except ObjectNotFound as failure:
+                if self.unlink_gone(file):
+                    return
                 self.finish(node, orphan)
                 if file.is_new:
                     return  # the reply to its first flush was lost, and so was the request
                 raise NoSuchEntry(f"{file.key.name!r}") from failure
+            except StoreError as failure:
+                if failure.is_outcome_unknown:
+                    node.lose_removal(orphan)
+                raise
             self.finish(node, orphan)
             return
         raise VersionConflict(f"{file.key.name!r} is being changed again and again")

@@ -125,6 +125,9 @@ class Renaming:
         progress.note()
         orphan = None
         if target is not None:
+            await self._removal.settle_lost(target)
+            target = self._nodes.find_file(new)
+        if target is not None:
             orphan, _ = await self._removal.copy_if_open(target, progress)
         file = node.file if node is not None else None
         known = _known_source(file) if file is not None else None

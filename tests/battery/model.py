@@ -36,7 +36,7 @@ from radosmount.vfs.nodes import ROOT_INO
 from tests.battery.row import Arena, Row, RowFailed
 from tests.support.mounts import MountBench
 from tests.support.schedules import run_seeded
-from tests.support.stores import key_of, removes
+from tests.support.stores import key_of
 
 PROGRAM_COUNT: Final = 3
 NAMES_A_PROGRAM: Final = 3
@@ -54,15 +54,13 @@ class Faults:
         self.store, self.random = store, rng
         self.count = 0
         self.is_on = True
-        self.spared: set[bytes] = set()  # names whose removal is answered
         store.delay = self.delay
 
     async def delay(self, call: Call) -> None:
         if not self.is_on:
             return
         await trio.sleep(self.random.random() ** 3 * DELAY_MAX_S)
-        is_spared = call.key is not None and call.key.name in self.spared and removes(call)
-        if self.is_on and not is_spared and self.random.randrange(FAILED_ONE_OF) == 0:
+        if self.is_on and self.random.randrange(FAILED_ONE_OF) == 0:
             error = self.random.choice(FAILURES)
             is_change = call.method == "apply"
             if is_change or error.is_outcome_unknown:
@@ -310,12 +308,9 @@ class Program:
         return any(item.name == name for item in self.opened)
 
     async def unlink(self) -> None:
-        """Where bytes of it are not stored, a lost reply would be a conflict with ourselves."""
         name = self.some_name()
         if name not in self.files:
             return
-        if self.opened_as(name) or name.decode() in self.mount.fs.unwritten():
-            self.faults.spared.add(name)
         try:
             await self.mount.unlink(name)
         except NoSuchEntry:
@@ -325,13 +320,16 @@ class Program:
             found = await self.content_of(name)
             self.require(found in (None, self.files[name].content), f"{name!r} is {found!r}")
             if found is not None:
-                return
-        finally:
-            self.faults.spared.discard(name)
+                await self.unlink_again(name)
         self.files.pop(name)
         for item in self.opened:
             if item.name == name:
                 item.name = None
+
+    async def unlink_again(self, name: bytes) -> None:
+        """It may be gone by the first time, though what is unstored has shown it."""
+        with contextlib.suppress(NoSuchEntry):
+            await self.answer(lambda: self.mount.unlink(name))
 
     async def set_xattr(self) -> None:
         name = self.some_name()

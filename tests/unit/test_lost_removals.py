@@ -1,0 +1,134 @@
+"""Unlinking where the reply is lost, and what the handles have that are open meanwhile."""
+
+import os
+
+import pytest
+import trio
+import trio.testing
+
+from radosmount.config import FlushMode
+from radosmount.errors import NoSuchEntry, StaleFile, TimedOut, VersionConflict
+from tests.support.mounts import MountBench, started
+from tests.support.stores import removes
+
+
+async def lose_unlink(mount: MountBench, is_applied: bool = True) -> None:
+    mount.store.fail_next(TimedOut("lost"), removes, applied=is_applied)
+    with pytest.raises(TimedOut):
+        await mount.unlink(b"f")
+    assert (mount.stored(b"f") is None) == is_applied
+
+
+async def test_flush_after_a_lost_unlink(mount: MountBench) -> None:
+    """Who has a file open that is unlinked by a request whose reply was lost goes on with it."""
+    await mount.put(b"f", b"abcdef")
+    handle = await mount.open(b"f")
+    await mount.fs.write(handle, 0, b"12")
+    await lose_unlink(mount)
+    await mount.fs.write(handle, 6, b"34")
+    await mount.fs.flush(handle)
+    assert await mount.read(handle) == b"12cdef34"
+    await mount.fs.write(handle, 0, b"X")
+    await mount.close(handle)
+    assert mount.stored(b"f") is None
+    assert mount.fs.unwritten() == []
+
+
+async def test_read_after_a_lost_unlink(mount: MountBench) -> None:
+    """So does who only reads."""
+    await mount.put(b"f", b"abcdef")
+    handle = await mount.open(b"f")
+    await lose_unlink(mount)
+    assert await mount.read(handle) == b"abcdef"
+    await mount.close(handle)
+
+
+async def test_unlink_after_a_lost_unlink(mount: MountBench) -> None:
+    """Unlinking it again finds that it is done, and the content stays with the handle."""
+    await mount.put(b"f", b"abcdef")
+    handle = await mount.open(b"f")
+    await lose_unlink(mount)
+    await mount.unlink(b"f")
+    assert await mount.read(handle) == b"abcdef"
+    await mount.close(handle)
+
+
+async def test_flush_after_a_lost_unlink_request(mount: MountBench) -> None:
+    """Where the request was lost, the file is what it was."""
+    await mount.put(b"f", b"abcdef")
+    handle = await mount.open(b"f")
+    await lose_unlink(mount, is_applied=False)
+    await mount.fs.write(handle, 0, b"12")
+    await mount.close(handle)
+    assert await mount.get(b"f") == b"12cdef"
+
+
+@pytest.mark.expects_log("is not stored|could not be stored")
+async def test_foreign_removal_after_a_lost_unlink_request(mount: MountBench) -> None:
+    """What is stored after a lost unlinking was not removed by that."""
+    await mount.put(b"f", b"abcdef")
+    handle = await mount.open(b"f")
+    await lose_unlink(mount, is_applied=False)
+    await mount.fs.write(handle, 0, b"12")
+    await mount.fs.flush(handle)
+    mount.store.remove_now(mount.key(b"f"))
+    with pytest.raises(StaleFile):
+        await mount.read(handle)
+    await mount.fs.write(handle, 0, b"34")
+    with pytest.raises(VersionConflict):
+        await mount.close(handle)
+
+
+async def test_lazy_flush_after_a_lost_unlink(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """What is not stored of a file that nobody has open goes with it, and is no lost data."""
+    mount = await started(nursery, flush=FlushMode.LAZY)
+    await mount.put(b"f", b"abcdef")
+    await mount.fs.flush_all()
+    handle = await mount.open(b"f")
+    await mount.fs.write(handle, 0, b"12")
+    await mount.close(handle)
+    await lose_unlink(mount)
+    await mount.fs.flush_all()
+    assert mount.fs.unwritten() == []
+
+
+async def test_made_anew_after_a_lost_unlink(mount: MountBench) -> None:
+    """Who makes the name anew has nothing to do with who has the old file open."""
+    await mount.put(b"f", b"abcdef")
+    handle = await mount.open(b"f")
+    await lose_unlink(mount)
+    await mount.fs.write(handle, 0, b"12")
+    other, _ = await mount.create(b"f", os.O_RDWR | os.O_EXCL)
+    await mount.fs.write(other, 0, b"new")
+    await mount.close(other)
+    await mount.fs.write(handle, 2, b"34")
+    await mount.fs.flush(handle)
+    assert await mount.read(handle) == b"1234ef"
+    await mount.close(handle)
+    assert mount.stored(b"f") == b"new"
+
+
+async def test_replaced_after_a_lost_unlink(mount: MountBench) -> None:
+    """So it is with a rename onto the name."""
+    await mount.put(b"f", b"abcdef")
+    await mount.put(b"new", b"new")
+    handle = await mount.open(b"f")
+    await lose_unlink(mount)
+    await mount.rename(b"new", b"f")
+    assert await mount.read(handle) == b"abcdef"
+    await mount.close(handle)
+    assert mount.stored(b"f") == b"new"
+
+
+async def test_lookup_after_a_lost_unlink(mount: MountBench) -> None:
+    """What is unstored of the file does not show a name that is gone."""
+    await mount.put(b"f", b"abcdef")
+    handle = await mount.open(b"f")
+    await mount.fs.write(handle, 0, b"12")
+    await lose_unlink(mount)
+    with pytest.raises(NoSuchEntry):
+        await mount.stat(b"f")
+    await mount.close(handle)
+    assert mount.stored(b"f") is None
