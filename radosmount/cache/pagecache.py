@@ -234,12 +234,12 @@ class PageCache:
         """Wait until the store has everything that was written before the call, or until a
         flush of it has failed (see `CachedFile.error_count`).
 
-        Raises: DeadlineExceeded once nothing was acknowledged for `timeout`.
+        Raises: DeadlineExceeded once nothing was acknowledged for `timeout`, see `Schedule`.
         """
         while (schedule := self._dirty.get(file)) is not None:
             ticket = self._start_flush(file)
             progress_s = functools.partial(getattr, schedule, "progress_s")
-            if await self._sequencer.settle(ticket, progress_s, file.key):
+            if await self._sequencer.settle(ticket, progress_s, file.key, schedule.asked_s):
                 break  # else it was renamed meanwhile: once more, under its new name
 
     async def flush_in_turn(self, file: CachedFile) -> None:
@@ -334,8 +334,9 @@ class PageCache:
         if schedule.running is not None and not file.needs_flush:
             return schedule.running
         key = file.key
-        schedule.queued = self._sequencer.submit(key, lambda: self._run_flush(file, key))
-        return schedule.queued
+        ticket = self._sequencer.submit(key, lambda: self._run_flush(file, key))
+        schedule.ask(ticket, trio.current_time())
+        return ticket
 
     def _flush_due(self) -> None:
         now_s = trio.current_time()
@@ -424,10 +425,8 @@ class PageCache:
         return schedule is not None and trio.current_time() >= schedule.dirty_since_s + age_s
 
     def _note_dirty(self, file: CachedFile) -> None:
-        schedule = self._dirty.get(file)
-        if schedule is None:
-            now_s = trio.current_time()
-            self._dirty[file] = Schedule(now_s)
+        if file not in self._dirty:
+            self._dirty[file] = Schedule(trio.current_time())
             self._has_dirty.set()
             if file.key.pool_id not in self._pool_names:
                 with contextlib.suppress(StoreError):
@@ -435,6 +434,7 @@ class PageCache:
 
     def _note_progress(self, file: CachedFile) -> None:
         self._progress_s = trio.current_time()
+        self._sequencer.note_progress(file.key)
         schedule = self._dirty.get(file)
         if schedule is not None:
             schedule.progress_s = self._progress_s
@@ -449,7 +449,7 @@ class PageCache:
     def _note_failure(self, file: CachedFile, cause: StoreError) -> None:
         log.warning("%r is not stored, its bytes are kept: %s", file.key.name, cause)
         now_s = trio.current_time()
-        self._dirty[file].fail(now_s, cause.is_transient)
+        self._dirty[file].fail(now_s, cause)
         self._stalls.failed(file, now_s)
         self._admit()
 

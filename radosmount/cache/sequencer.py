@@ -17,6 +17,15 @@ from radosmount.store.interface import ObjectKey
 
 T = TypeVar("T")
 
+
+class _Queue(deque[Ticket[Any]]):
+    """What was handed in for one object. `progress`: of the operation whose turn it is."""
+
+    def __init__(self, ticket: Ticket[Any]) -> None:
+        super().__init__((ticket,))
+        self.progress = Progress()
+
+
 # Tasks that are kept for the next operation: starting one costs more than waking one.
 SPARE_TASK_COUNT_MAX: Final = 32
 
@@ -27,7 +36,7 @@ class Sequencer:
     def __init__(self, nursery: trio.Nursery, timeout_s: float) -> None:
         self._nursery = nursery
         self._deadlines = Deadlines(nursery, timeout_s)
-        self._queues: dict[ObjectKey, deque[Ticket[Any]]] = {}
+        self._queues: dict[ObjectKey, _Queue] = {}
         self._spare: list[trio.lowlevel.Task] = []
 
     async def run(
@@ -36,18 +45,30 @@ class Sequencer:
         operation: Callable[[Progress], Awaitable[T]],
         named: ObjectKey | None = None,
     ) -> T:
-        """Submit `operation` and wait for its result, as long as it notes progress.
+        """Submit `operation` and wait for its result, as long as it, or one before it in the same
+        queue, makes progress.
 
         `named`: whose operation it is, where that is not `key`.
         Raises: DeadlineExceeded, or what it raises.
         """
-        progress = Progress()
         ticket = self.submit(key, lambda: operation(progress))
+        progress = self._queues[key].progress
         return await self.settle(ticket, progress.last_s, named or key)
 
-    async def settle(self, ticket: Ticket[T], progress_s: Callable[[], float], key: ObjectKey) -> T:
+    async def settle(
+        self,
+        ticket: Ticket[T],
+        progress_s: Callable[[], float],
+        key: ObjectKey,
+        since_s: float | None = None,
+    ) -> T:
         """Wait for a ticket's result; see `Deadlines.settle`."""
-        return await self._deadlines.settle(ticket, progress_s, key)
+        return await self._deadlines.settle(ticket, progress_s, key, since_s)
+
+    def note_progress(self, key: ObjectKey) -> None:
+        """The operation whose turn it is was acknowledged something."""
+        if (queue := self._queues.get(key)) is not None:
+            queue.progress.note()
 
     def submit(self, key: ObjectKey, operation: Callable[[], Awaitable[T]]) -> Ticket[T]:
         """Run `operation` when everything handed in before for `key` has ended."""
@@ -56,7 +77,7 @@ class Sequencer:
         if queue is not None:
             queue.append(ticket)
         else:
-            self._queues[key] = deque((ticket,))
+            self._queues[key] = _Queue(ticket)
             self._start(key)
         return ticket
 

@@ -6,7 +6,7 @@ task that looks after the deadlines of all.
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import outcome
 import trio
@@ -16,6 +16,9 @@ from radosmount.errors import DeadlineExceeded
 from radosmount.store.interface import ObjectKey
 
 T = TypeVar("T")
+
+# Long enough for an OSD that works again to show it.
+WAIT_S_MIN: Final = 3.0
 
 
 class Ticket(Generic[T]):
@@ -75,6 +78,7 @@ class _Wait:
     task: trio.lowlevel.Task
     ticket: Ticket[Any]
     started_s: float
+    since_s: float
     progress_s: Callable[[], float]
     key: ObjectKey
 
@@ -82,8 +86,8 @@ class _Wait:
 class Deadlines:
     """Waits that end once nothing was acknowledged for `timeout_s`. Times are trio's clock.
 
-    All have the same time-out, and progress only moves a deadline on: so whoever begins to wait
-    is never due before those that wait already, and need not wake the task that ends waits.
+    One task ends them. Who begins to wait need not wake it, where others are due before: so are
+    most of those that wait already, since progress only moves a deadline on.
     """
 
     def __init__(self, nursery: trio.Nursery, timeout_s: float) -> None:
@@ -91,40 +95,56 @@ class Deadlines:
         self._timeout_s = timeout_s
         self._waits: set[_Wait] = set()
         self._is_looked_after = False
+        self._sleep = trio.CancelScope()
 
-    async def settle(self, ticket: Ticket[T], progress_s: Callable[[], float], key: ObjectKey) -> T:
+    async def settle(
+        self,
+        ticket: Ticket[T],
+        progress_s: Callable[[], float],
+        key: ObjectKey,
+        since_s: float | None = None,
+    ) -> T:
         """Wait for a ticket's result, as long as something is acknowledged now and then.
 
-        `progress_s` tells when that was last; the wait itself starts as progress.
-        Raises: DeadlineExceeded; the operation goes on all the same.
+        `progress_s` tells when that was last; the wait itself starts as progress, or else has
+        been going on since `since_s`.
+        Raises: DeadlineExceeded, not before `WAIT_S_MIN`; the operation goes on all the same.
         """
         if not ticket.is_done:
             task = trio.lowlevel.current_task()
-            wait = _Wait(task, ticket, trio.current_time(), progress_s, key)
+            now_s = trio.current_time()
+            wait = _Wait(
+                task, ticket, now_s, now_s if since_s is None else since_s, progress_s, key
+            )
             self._waits.add(wait)
-            self._look_after()
+            self._look_after(wait)
             try:
                 await ticket.wait()
             finally:
                 self._waits.discard(wait)
         return await ticket.result()
 
-    def _look_after(self) -> None:
+    def _look_after(self, wait: _Wait) -> None:
         if not self._is_looked_after:
             self._is_looked_after = True
             self._nursery.start_soon(keep_running, "ending waits", self._end_overdue)
+        elif (deadline_s := self._deadline_s(wait)) < self._sleep.deadline:
+            self._sleep.deadline = deadline_s
 
     async def _end_overdue(self) -> None:
         """Ends when nobody waits; it may sleep on for one time-out before it notices."""
         while self._waits:
-            await trio.sleep_until(min(map(self._deadline_s, self._waits)))
+            self._sleep = trio.CancelScope(deadline=min(map(self._deadline_s, self._waits)))
+            with self._sleep:
+                await trio.sleep_forever()
             now_s = trio.current_time()
             for wait in [w for w in self._waits if self._deadline_s(w) <= now_s]:
                 self._interrupt(wait)
         self._is_looked_after = False
 
     def _deadline_s(self, wait: _Wait) -> float:
-        return max(wait.started_s, wait.progress_s()) + self._timeout_s
+        deadline_s = max(wait.since_s, wait.progress_s()) + self._timeout_s
+        return max(deadline_s, wait.started_s + min(WAIT_S_MIN, self._timeout_s))
 
     def _interrupt(self, wait: _Wait) -> None:
         self._waits.discard(wait)

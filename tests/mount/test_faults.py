@@ -149,7 +149,8 @@ def test_a_killed_program_is_gone(
     faulty: Lab, client: rados.Ioctx, name: str, program: str
 ) -> None:
     """A program that is killed while RADOS does not answer it is gone once that request has ended,
-    and the close of what it has written: each after `timeout` at the latest."""
+    and the close of what it has written: each after `timeout` at the latest, and after 3 s where a
+    flush of the same file has waited for so long before."""
     client.write_full(name, b"content")
     with mounted(faulty, f"ceph:{POOL}", f"timeout={TIMEOUT_S}", expected=["."]) as mount:
         path = mount.path / name

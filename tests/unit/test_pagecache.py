@@ -12,6 +12,7 @@ from radosmount.errors import (
     FileTooBig,
     NoSpace,
     StaleFile,
+    TimedOut,
     VersionConflict,
 )
 from radosmount.store.interface import (
@@ -282,6 +283,70 @@ async def test_flush_deadline(bench: CacheBench, autojump_clock: trio.testing.Mo
         assert trio.current_time() == pytest.approx(30, abs=1)
     await bench.cache.flush(file)
     assert bench.stored() == b"abc"
+
+
+async def test_flush_deadline_goes_on(
+    bench: CacheBench, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Who asks again, while the store has not answered about a file for `timeout`, hears of that
+    soon; for one that is asked about for the first time it is waited as long as for any."""
+    file, other = bench.new_file(), bench.new_file(b"other")
+    await trio.sleep(100)
+    with bench.store.paused():
+        for ends_s in (130, 133, 136):
+            with pytest.raises(DeadlineExceeded):
+                await bench.cache.flush(file)
+            assert trio.current_time() == pytest.approx(ends_s, abs=1)
+        with pytest.raises(DeadlineExceeded):
+            await bench.cache.flush(other)
+        assert trio.current_time() == pytest.approx(166, abs=1)
+    await bench.cache.flush(file)
+    assert file.is_clean
+    await trio.sleep(100)
+    bench.cache.set_mtime(file, 0)
+    with bench.store.paused(), pytest.raises(DeadlineExceeded):
+        await bench.cache.flush(file)
+    assert trio.current_time() == pytest.approx(296, abs=1)
+
+
+@pytest.mark.expects_log("is not stored")
+async def test_flush_deadline_after_a_failure(
+    bench: CacheBench, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A refusal is an answer, a time-out of the store is none."""
+    file = bench.new_file()
+    for error, waits_s in ((NoSpace("full"), 30), (TimedOut("lost"), 3)):
+        bench.store.fail_next(error, is_apply)
+        await bench.cache.flush(file)
+        await trio.sleep(100)
+        start_s = trio.current_time()
+        with bench.store.paused(), pytest.raises(DeadlineExceeded):
+            await bench.cache.flush(file)
+        assert trio.current_time() == pytest.approx(start_s + waits_s, abs=1)
+        await trio.testing.wait_all_tasks_blocked()
+        assert file.is_clean
+        bench.cache.set_mtime(file, 0)
+
+
+async def test_who_waits_behind_a_flush_hears_of_its_progress(
+    many: CacheBench, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A change of a file waits for its turn as long as the flush before it goes on."""
+    file = many.new_file()
+    await many.cache.write(file, 0, bytes(100))
+
+    async def take_a_while(call: object) -> None:
+        await trio.sleep(20)
+
+    async def change(_: object) -> str:
+        return "done"
+
+    many.store.delay = take_a_while
+    nursery.start_soon(many.cache.flush, file)
+    await trio.testing.wait_all_tasks_blocked()
+    assert await many.sequencer.run(file.key, change) == "done"
+    assert file.is_clean
+    assert trio.current_time() > 90
 
 
 async def test_cancelled_waiter_does_not_stop_the_flush(bench: CacheBench) -> None:
