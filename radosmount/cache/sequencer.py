@@ -6,7 +6,7 @@ belong to nobody who could be cancelled half way; who asked for one waits on its
 """
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeVar
 
 import outcome
@@ -26,6 +26,26 @@ class _Queue(deque[Ticket[Any]]):
         self.progress = Progress()
 
 
+class _JointProgress(Progress):
+    """That of several queues, as long as they are there."""
+
+    def __init__(self, queues: Mapping[ObjectKey, _Queue], keys: tuple[ObjectKey, ...]) -> None:
+        super().__init__()
+        self._queues = queues
+        self._keys = keys
+
+    def note(self) -> None:
+        super().note()
+        for queue in self._present():
+            queue.progress.note()
+
+    def last_s(self) -> float:
+        return max([super().last_s(), *(queue.progress.last_s() for queue in self._present())])
+
+    def _present(self) -> list[_Queue]:
+        return [self._queues[key] for key in self._keys if key in self._queues]
+
+
 # Tasks that are kept for the next operation: starting one costs more than waking one.
 SPARE_TASK_COUNT_MAX: Final = 32
 
@@ -43,17 +63,31 @@ class Sequencer:
         self,
         key: ObjectKey,
         operation: Callable[[Progress], Awaitable[T]],
-        named: ObjectKey | None = None,
     ) -> T:
         """Submit `operation` and wait for its result, as long as it, or one before it in the same
         queue, makes progress.
 
-        `named`: whose operation it is, where that is not `key`.
         Raises: DeadlineExceeded, or what it raises.
         """
         ticket = self.submit(key, lambda: operation(progress))
         progress = self._queues[key].progress
-        return await self.settle(ticket, progress.last_s, named or key)
+        return await self.settle(ticket, progress.last_s, key)
+
+    async def run_in_both(
+        self, key: ObjectKey, other: ObjectKey, operation: Callable[[Progress], Awaitable[T]]
+    ) -> T:
+        """The same in the turns of two objects. All who do so take them in one order, so there is
+        no circle of waiting.
+
+        Raises: DeadlineExceeded, named after `key`; what the operation raises.
+        """
+        first, second = sorted((key, other))
+        progress = _JointProgress(self._queues, (first, second))
+
+        async def in_first_turn() -> T:
+            return await self.submit(second, lambda: operation(progress)).result()
+
+        return await self.settle(self.submit(first, in_first_turn), progress.last_s, key)
 
     async def settle(
         self,

@@ -1,9 +1,8 @@
 """Renaming a file. RADOS cannot: the object is copied, and its source removed last.
 
 After a crash at any moment one or both names exist, whole, never neither. What fits into one
-operation replaces the target atomically: content, xattrs, omap and mtime. Renames within a pool
-run one at a time, since each takes the turns of two objects; nothing else takes more than one,
-so there is no circle of waiting.
+operation replaces the target atomically: content, xattrs, omap and mtime. A rename has the turns of
+both objects.
 
 What this mount has just made, written and flushed need not be read: its content is kept for a
 while (`cache/kept.py`), and so is the knowledge that it has no xattrs and no omap. In every case
@@ -100,18 +99,10 @@ class Renaming:
         where others change both objects all the time; DeadlineExceeded; StoreError.
         """
 
-        async def in_both_turns(progress: Progress) -> None:
-            async def in_old_turn() -> None:
-                await self._sequencer.submit(new, rename).result()
+        async def rename(progress: Progress) -> None:
+            await self._rename(old, new, may_replace, progress)
 
-            async def rename() -> None:
-                await self._rename(old, new, may_replace, progress)
-
-            await self._sequencer.submit(old, in_old_turn).result()
-
-        # No object has an empty name: this is the queue in which a pool's renames wait.
-        queue = old._replace(name=b"", locator=b"")
-        await self._sequencer.run(queue, in_both_turns, named=old)
+        await self._sequencer.run_in_both(old, new, rename)
 
     async def _rename(
         self, old: ObjectKey, new: ObjectKey, may_replace: bool, progress: Progress

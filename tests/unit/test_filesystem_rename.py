@@ -466,3 +466,63 @@ async def test_replaced_after_someone_else_has(mount: MountBench) -> None:
     assert (await mount.fs.get_attributes(ino)).size == len(b"of someone else, and longer")
     assert mount.invalidated == [ino]
     await mount.close(handle)
+
+
+async def test_rename_beside_a_dead_object(
+    mount: MountBench, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A rename of a file that the store does not answer about keeps no other one waiting."""
+    for name in (b"dead", b"alive"):
+        await mount.put(name, name)
+    resumed = trio.Event()
+
+    async def leave_unanswered(call: Call) -> None:
+        if call.key == mount.key(b"dead"):
+            await resumed.wait()
+
+    mount.store.delay = leave_unanswered
+    nursery.start_soon(mount.rename, b"dead", b"new")
+    await trio.testing.wait_all_tasks_blocked()
+    await mount.rename(b"alive", b"other")
+    assert trio.current_time() < 1
+    assert mount.stored(b"other") == b"alive"
+    resumed.set()
+    await trio.testing.wait_all_tasks_blocked()
+    assert mount.stored(b"new") == b"dead"
+
+
+async def test_renames_in_a_circle(mount: MountBench, nursery: trio.Nursery) -> None:
+    """Renames that go round, all at once, do not wait for each other for ever."""
+    names = [b"a", b"b", b"c"]
+    for name in names:
+        await mount.put(name, name)
+    async with trio.open_nursery() as renaming:
+        for old, new in zip(names, names[1:] + names[:1], strict=True):
+            renaming.start_soon(mount.rename, old, new)
+    assert set(await mount.names()) - {b".", b".."} <= set(names)
+
+
+@pytest.mark.parametrize(("old", "new"), [(b"a", b"z"), (b"z", b"a")])
+async def test_rename_behind_a_flush(
+    nursery: trio.Nursery,
+    autojump_clock: trio.testing.MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    old: bytes,
+    new: bytes,
+) -> None:
+    """A rename waits as long as a flush goes on before it, be it the first of both names or not."""
+    monkeypatch.setattr("radosmount.cache.extents.BLOCK_BYTES", 4)
+    monkeypatch.setattr("radosmount.cache.plan.OPERATION_BYTES_MAX", 4)
+    mount = await started(nursery, atomic_max_bytes=0)
+    handle, _ = await mount.create(old)
+    await mount.fs.write(handle, 0, bytes(100))
+
+    async def take_a_while(call: Call) -> None:
+        await trio.sleep(20 * is_apply(call))
+
+    mount.store.delay = take_a_while
+    nursery.start_soon(mount.fs.flush, handle)
+    await trio.testing.wait_all_tasks_blocked()
+    await mount.rename(old, new)
+    assert mount.stored(new) == bytes(100)
+    assert trio.current_time() > 120
