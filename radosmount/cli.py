@@ -267,9 +267,11 @@ def run_mount(words: Sequence[str]) -> int:
 
 def mount(config: Config) -> int:
     """Mount in the foreground, or return as soon as a daemon has. Raises: MountError."""
-    from radosmount.mountpoint import prepare_mountpoint
+    from radosmount.mountpoint import check_outside, prepare_mountpoint
 
     prepare_mountpoint(config.fuse.mountpoint)
+    check_outside("log_file", config.process.log_path, config.fuse.mountpoint)
+    check_outside("spool", config.cache.spool_directory, config.fuse.mountpoint)
     if config.is_foreground:
         return leave(serve(config, lambda: None))
     from radosmount.daemon import daemonize

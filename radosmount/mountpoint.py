@@ -32,6 +32,16 @@ def prepare_mountpoint(mountpoint: str) -> None:
         )
 
 
+def check_outside(option: str, path: str | None, mountpoint: str) -> None:
+    """What the mount's own process writes must not go through the mount: it would wait for itself.
+
+    Raises: MountError.
+    """
+    root = mounts.canonical(mountpoint)
+    if path is not None and os.path.commonpath((root, mounts.canonical(path))) == root:
+        raise MountError(f"{option}={path} is below the mount point: name a place outside of it")
+
+
 def check_fuse_device() -> None:
     try:
         os.close(os.open(FUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC))

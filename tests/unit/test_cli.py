@@ -136,6 +136,29 @@ def test_one_plain_line(words: list[str], exit_code: int, problem: str, tmp_path
     assert result.stdout == ""
 
 
+@pytest.mark.parametrize("option", ["log_file", "spool"])
+@pytest.mark.parametrize("path", ["mnt/a", "mnt/below/a", "link/a", "mnt/../mnt/a"])
+def test_nothing_of_ours_below_the_mount_point(option: str, path: str, tmp_path: Path) -> None:
+    """We would wait for ourselves to write there; whatever way leads there."""
+    (tmp_path / "mnt").mkdir()
+    (tmp_path / "link").symlink_to("mnt")
+    result = run("ceph:", "mnt", "-f", "-o", f"{option}={path}", directory=tmp_path)
+    assert result.returncode == 32
+    assert result.stderr.startswith(f"radosmount: {option}={tmp_path}/")
+    assert result.stderr.endswith(" is below the mount point: name a place outside of it\n")
+    assert result.stderr.count("\n") == 1
+    assert list((tmp_path / "mnt").iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["mnt-a", "a", "mnt/../a"])
+def test_a_log_beside_the_mount_point(path: str, tmp_path: Path) -> None:
+    """It may be anywhere else: it goes on to what is wrong otherwise."""
+    (tmp_path / "mnt").mkdir()
+    words = ("-c", "/nowhere", "-f", "-o", f"log_file={path}")
+    result = run("ceph:", "mnt", *words, directory=tmp_path)
+    assert "cannot read the Ceph configuration /nowhere" in result.stderr
+
+
 def test_help_lists_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     text = capsys.readouterr().out
