@@ -17,7 +17,7 @@ from typing import BinaryIO, Final
 import pytest
 import rados
 
-from radosmount.config import MIB
+from radosmount.config import MIB, UNSTORED_XATTR
 from radosmount.lab import Lab
 from radosmount.store.rados.conventions import PROBE_NAME
 from tests.mount.calls import can, eventually, fails, opened
@@ -246,6 +246,62 @@ def test_an_end_with_a_dead_osd(faulty: Lab, client: rados.Ioctx, name: str) -> 
         assert restored(*words[:-1], "--force", str(refused)).returncode == 0
         for path, content in contents.items():
             assert client.read(path, len(content) + 1) == content
+
+
+def test_a_second_signal_with_a_dead_cluster(faulty: Lab, client: rados.Ioctx, name: str) -> None:
+    """Neither an OSD nor a monitor that is dead keeps the process, however long `timeout` is."""
+    options = "timeout=60,flush=lazy,dirty_expire=3600"
+    expected = [*GIVEN_UP, "leaving without an orderly end"]
+    with mounted(faulty, f"ceph:{POOL}", options, expected=expected) as mount:
+        (mount.path / name).write_bytes(b"content")
+        process = mount.process
+        assert process is not None
+        for daemon in ("osd.0", "mon.a"):
+            faulty.signal(daemon, signal.SIGSTOP)
+        try:
+            process.send_signal(signal.SIGTERM)
+            eventually(lambda: "got SIGTERM" in mount.log())
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(END_S) == 1
+        finally:
+            for daemon in ("osd.0", "mon.a"):
+                faulty.signal(daemon, signal.SIGCONT)
+        assert restored(*restore_words(mount)).returncode == 0
+        assert client.read(name) == b"content"
+
+
+def test_the_whole_cluster_restarts() -> None:
+    """What was written is stored when all daemons are back that were down at once, and nobody is
+    taken for another client."""
+    before, written = os.urandom(2 * MIB), os.urandom(MIB)
+    wanted = {
+        "new": written,
+        "overwritten": written + before[MIB:],
+        "appended": before + written,
+    }
+    options = f"timeout={TIMEOUT_S},flush=lazy,dirty_expire=1"
+    with temporary_lab(pools=(POOL,)) as lab:
+        for file in ("overwritten", "appended"):
+            lab.rados("-p", POOL, "put", file, "-", input=before)
+        with mounted(lab, f"ceph:{POOL}", options, expected=NO_ANSWER) as mount:
+            with contextlib.ExitStack() as files:
+                flags = {file: os.O_WRONLY | os.O_CREAT for file in wanted}
+                flags["appended"] |= os.O_APPEND
+                descriptors = [
+                    files.enter_context(opened(mount.path / file, flags[file])) for file in wanted
+                ]
+                lab.signal("osd.0", signal.SIGSTOP)
+                for descriptor in descriptors:
+                    os.write(descriptor, written)
+            for daemon in ("osd.0", "mgr.x", "mon.a"):
+                lab.stop_daemon(daemon, signal.SIGKILL)
+            eventually(lambda: mount.log().count("is not stored") >= len(wanted))
+            for daemon in ("mon.a", "mgr.x", "osd.0"):
+                lab.start_daemon(daemon)
+            eventually(lambda: os.getxattr(mount.path, UNSTORED_XATTR) == b"0 bytes in 0 files", 90)
+            assert "another client" not in mount.log()
+            for file, content in wanted.items():
+                assert lab.rados("-p", POOL, "get", file, "-") == content
 
 
 def test_an_end_without_answers(faulty: Lab, client: rados.Ioctx, name: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from radosmount.fuse.mounts import detach, find_mount
+from radosmount.unmount import unmount
 
 PROGRAM = Path(__file__).parent / "empty_mount.py"
 
@@ -72,6 +73,17 @@ def test_the_mount_answers_when_the_command_returns(mountpoint: Path) -> None:
     assert umount(mountpoint).returncode == 0
     assert has_ended(pid)
     assert not find_mount(str(mountpoint))
+
+
+@pytest.mark.parametrize("option", ["stock_fuse", "auto_unmount"])
+def test_libfuse_mounts_without_suid_and_dev(mountpoint: Path, option: str) -> None:
+    """Where libfuse mounts, by itself or by fusermount3, as where we do."""
+    pid = mount(mountpoint, "-o", f"{option},dev,suid")
+    flags = os.statvfs(mountpoint).f_flag
+    assert flags & os.ST_NOSUID
+    assert flags & os.ST_NODEV
+    assert umount(mountpoint).returncode == 0
+    assert has_ended(pid)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -142,6 +154,18 @@ def test_umount_waits_for_the_daemon(mountpoint: Path) -> None:
     pid = mount(mountpoint, EMPTY_MOUNT_FLUSH_S="1")
     assert umount(mountpoint).returncode == 0
     assert has_ended(pid)
+
+
+def test_umount_tells_that_it_waits(
+    mountpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A line every few seconds, while the daemon does not end."""
+    pid = mount(mountpoint, EMPTY_MOUNT_FLUSH_S="2.5")
+    monkeypatch.setattr("radosmount.unmount.PATIENCE_S", 1.0)
+    unmount(str(mountpoint), is_lazy=False)
+    assert has_ended(pid)
+    lines = [f"radosmount: waiting for the daemon to end ({seconds} s)" for seconds in (1, 2)]
+    assert capsys.readouterr().err.splitlines()[:2] == lines
 
 
 def test_the_service_manager_hears_it(mountpoint: Path, tmp_path: Path) -> None:
