@@ -3,12 +3,14 @@ and changes the order of everything.
 
 Programs run at once, each on names of its own, so that each knows what it has to find; trio runs
 their tasks in an order by seed, on a clock that jumps. An operation that failed may have happened
-or not: the program looks, and takes either, but nothing else. Nobody else is there: what others
-change is the business of the rows `behind` and `mounts`.
+or not: the program looks, and takes either, but nothing else.
+
+Another client changes files, too: those that nobody has open, and a second later the mount shows
+what they are; and those that are being written, which is ESTALE. What it changes while the mount
+reads, or has operations under way, is the business of the rows `behind` and `mounts`.
 """
 
 import contextlib
-import functools
 import logging
 import os
 import random
@@ -28,11 +30,13 @@ from radosmount.errors import (
     StaleFile,
     StoreError,
     TimedOut,
+    VersionConflict,
     XattrMissing,
 )
-from radosmount.store.memory import Call, MemoryStore
+from radosmount.store.memory import MemoryStore
 from radosmount.vfs.attributes import AttributeChange
 from radosmount.vfs.nodes import ROOT_INO
+from tests.battery.modelstore import XATTR_KEY, Faults, File, Others
 from tests.battery.row import Arena, Row, RowFailed
 from tests.support.mounts import MountBench
 from tests.support.schedules import run_seeded
@@ -40,50 +44,9 @@ from tests.support.stores import key_of
 
 PROGRAM_COUNT: Final = 3
 NAMES_A_PROGRAM: Final = 3
-FAILURES: Final = (TimedOut, TimedOut, Disconnected, NoSpace, QuotaExceeded)
-FAILED_ONE_OF: Final = 12  # calls of the store
-DELAY_MAX_S: Final = 0.3
-XATTR: Final = b"user.k"
+XATTR: Final = b"user." + XATTR_KEY
 LOOK_COUNT_MAX: Final = 500
-
-
-class Faults:
-    """What the store does to its calls, until it is told to end."""
-
-    def __init__(self, store: MemoryStore, rng: random.Random) -> None:
-        self.store, self.random = store, rng
-        self.count = 0
-        self.is_on = True
-        store.delay = self.delay
-
-    async def delay(self, call: Call) -> None:
-        if not self.is_on:
-            return
-        await trio.sleep(self.random.random() ** 3 * DELAY_MAX_S)
-        if self.is_on and self.random.randrange(FAILED_ONE_OF) == 0:
-            error = self.random.choice(FAILURES)
-            is_change = call.method == "apply"
-            if is_change or error.is_outcome_unknown:
-                is_lost = is_change and error.is_outcome_unknown and self.random.random() < 0.6
-                matches = functools.partial(_is_same, call)
-                self.store.fail_next(error("injected"), matches, applied=is_lost)
-                self.count += 1
-
-    def end(self) -> None:
-        self.is_on = False
-        self.store._failures.clear()
-
-
-def _is_same(call: Call, other: Call) -> bool:
-    return call is other
-
-
-@dataclass
-class File:
-    """What a name must be. None: it is not there."""
-
-    content: bytes
-    xattr: bytes | None = None
+SHOWN_S: Final = 1.1  # until stat, after a listing, tells of what others have changed
 
 
 @dataclass
@@ -104,6 +67,7 @@ class Program:
         self.opened: list[Open] = []
         self.references: dict[int, int] = {}
         self.verified = 0
+        self.others = Others(mount.store, rng)
 
     def require(self, is_so: bool, what: str) -> None:
         if not is_so:
@@ -128,6 +92,8 @@ class Program:
             self.look,
             self.list,
             self.rest,
+            self.change_behind,
+            self.conflict,
         )
         for _ in range(step_count):
             await self.random.choice(steps)()
@@ -359,7 +325,9 @@ class Program:
         return value
 
     async def look(self) -> None:
-        name = self.some_name()
+        await self.look_at(self.some_name())
+
+    async def look_at(self, name: bytes) -> None:
         expected = self.files.get(name)
         found = await self.content_of(name)
         self.require(
@@ -377,6 +345,41 @@ class Program:
 
     async def rest(self) -> None:
         await trio.sleep(self.random.random() * 10)
+
+    # What another client does
+
+    def change_by_another(self, name: bytes) -> None:
+        file = self.others.change(name, self.files.pop(name, None))
+        if file is not None:
+            self.files[name] = file
+
+    def is_at_rest(self, name: bytes) -> bool:
+        return not self.opened_as(name) and name.decode() not in self.mount.fs.unwritten()
+
+    async def change_behind(self) -> None:
+        name = self.some_name()
+        if self.is_at_rest(name):
+            self.change_by_another(name)
+            await trio.sleep(SHOWN_S)
+            await self.look_at(name)
+
+    async def conflict(self) -> None:
+        """What was written is refused, and what another client has made of it stays."""
+        name = self.some_name()
+        if name not in self.files or not self.is_at_rest(name):
+            return
+        ino = await self.look_up(name)
+        assert ino is not None
+        found = await self.answer(lambda: self.mount.fs.open(ino, os.O_RDWR))
+        handle: int = found.handle  # type: ignore[attr-defined]
+        await self.mount.fs.write(handle, self.random.randrange(60), b"refused")
+        self.change_by_another(name)
+        with contextlib.suppress(VersionConflict):
+            await self.answer(lambda: self.mount.fs.flush(handle))
+            raise RowFailed(f"{name!r}: written over what another client has changed")
+        await self.mount.fs.release(handle)
+        await trio.sleep(SHOWN_S)
+        await self.look_at(name)
 
     # The end: the store answers everything
 
@@ -398,7 +401,9 @@ class Program:
             self.require(stored == content, f"{name!r} is stored as {stored!r}, not {content!r}")
             if expected is not None:
                 xattrs = self.mount.store.xattrs_now(key_of(name))
-                self.require(xattrs.get(b"k") == expected.xattr, f"xattrs of {name!r}: {xattrs}")
+                self.require(
+                    xattrs.get(XATTR_KEY) == expected.xattr, f"xattrs of {name!r}: {xattrs}"
+                )
         self.mount.fs.forget(list(self.references.items()))
 
 
@@ -426,6 +431,8 @@ async def play(rng: random.Random, step_count: int, arena: Arena) -> None:
             await program.verify_stored()
         verify_empty(mount)
         arena.figures.faults += faults.count
+        others_count = sum(program.others.count for program in programs)
+        arena.figures.more["by_others"] = int(arena.figures.more.get("by_others", 0)) + others_count
         arena.figures.verified += sum(program.verified for program in programs)
         nursery.cancel_scope.cancel()
 
@@ -473,7 +480,7 @@ def play_seeded(seed: int, arena: Arena) -> None:
 ROWS: Final = (
     Row(
         "model",
-        "the file system against a model, over a store that fails",
+        "the file system against a model, over a store that fails, and that others change",
         compare_with_model,
         {"sequences": 500, "steps": 100},
         {"sequences": 10_000, "steps": 200},
