@@ -10,7 +10,6 @@ flush is `plan`'s and `flush`'s; here is who waits for what, within which bounds
   open hears once. What failed for good goes to the spool at the last close.
 """
 
-import contextlib
 import functools
 import logging
 import math
@@ -23,15 +22,14 @@ import trio
 
 from radosmount.background import contained
 from radosmount.cache.budget import Budget
-from radosmount.cache.changes import Attempt, Flight
 from radosmount.cache.extents import Buffer, lay_over
 from radosmount.cache.file import CachedFile
 from radosmount.cache.flush import Flusher, FlushFailed
+from radosmount.cache.rescue import Rescue
 from radosmount.cache.room import Room
 from radosmount.cache.schedule import Schedule
 from radosmount.cache.sequencer import Sequencer
 from radosmount.cache.spool import Spooler
-from radosmount.cache.spoolfile import Spooled, movable
 from radosmount.cache.stalls import Stalls
 from radosmount.cache.ticket import Ticket
 from radosmount.config import MIB, CacheConfig, FlushMode
@@ -76,11 +74,10 @@ class PageCache:
         self._config = config
         self._sequencer = sequencer
         self._on_flushed = on_flushed
-        self._spooler = spooler
+        self._rescue = Rescue(store, spooler)
         self._unlink_gone = unlink_gone
         self._spooled_at_end: set[CachedFile] = set()
         self._is_ending = False
-        self._pool_names: dict[int, bytes] = {}  # of pools that may be gone by now
         # Half is for what is written and not stored, an eighth for what is read ahead; the rest,
         # in equal parts, for the copies that operations in flight carry and librados's of those.
         self._budget = Budget(config.size_bytes // 2)
@@ -276,13 +273,7 @@ class PageCache:
         file.is_suspect = True  # the kernel has what is given up
         self._forget(file)
         byte_count = given_up.changes.extents.byte_count
-        if self._spooler is not None:
-            spooled = self._as_spooled(file, given_up, attempts)
-            self._spooler.start(spooled, lambda: self._budget.release(byte_count))
-        else:
-            text = "%r: %d bytes could not be stored and are lost: %s"
-            log.error(text, file.key.name, byte_count, file.error)
-            self._budget.release(byte_count)
+        self._rescue.keep(file, given_up, attempts, lambda: self._budget.release(byte_count))
 
     async def spool_unstored(self) -> None:
         """At the end: put all that is not stored into the spool, and wait until it is there.
@@ -291,7 +282,7 @@ class PageCache:
         finds that out. No flush begins after this.
         """
         self._is_ending = True
-        if self._spooler is None:
+        if not self._rescue.has_spool:
             return
         for file in self.dirty_files:  # one by one: each is copied first
             if file in self._dirty and file not in self._spooled_at_end:
@@ -299,24 +290,9 @@ class PageCache:
                 attempts = list(file.attempts)
                 if file.is_in_flight:
                     attempts.append(self._flusher.attempt_of(file.current_flight))
-                spooled = self._as_spooled(file, file.unstored(), attempts)
-                self._spooler.start(spooled, lambda: None)
-                await self._spooler.settle()
-        await self._spooler.settle()
-
-    def _as_spooled(self, file: CachedFile, flight: Flight, attempts: list[Attempt]) -> Spooled:
-        assert self._spooler is not None
-        pool_id = file.key.pool_id
-        return Spooled(
-            file.key,
-            self._pool_names.get(pool_id, b""),
-            self._spooler.cluster,
-            movable(flight, attempts),
-            tuple(attempts),
-            str(file.error or "the mount has ended"),
-            int(time.time()),
-            self._store.cluster_id,
-        )
+                self._rescue.keep(file, file.unstored(), attempts)
+                await self._rescue.settle()
+        await self._rescue.settle()
 
     def has_failed_for_good(self, file: CachedFile) -> bool:
         """Whether the last flush failed in a way that trying again does not mend."""
@@ -428,9 +404,7 @@ class PageCache:
         if file not in self._dirty:
             self._dirty[file] = Schedule(trio.current_time())
             self._has_dirty.set()
-            if file.key.pool_id not in self._pool_names:
-                with contextlib.suppress(StoreError):
-                    self._pool_names |= {pool.pool_id: pool.name for pool in self._store.pools()}
+            self._rescue.note(file)
 
     def _note_progress(self, file: CachedFile) -> None:
         self._progress_s = trio.current_time()

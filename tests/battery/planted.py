@@ -83,9 +83,9 @@ BUGS = (
     Bug(
         "cut-off",
         "bytes that can never be stored are not spooled",
-        "cache/pagecache.py",
-        "if self._spooler is not None:\n            spooled = self",
-        "if False:\n            spooled = self",
+        "cache/rescue.py",
+        "if self._spooler is not None:\n            self._spooler.start",
+        "if False:\n            self._spooler.start",
     ),
     Bug(
         "kill-9",
