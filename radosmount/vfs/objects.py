@@ -5,6 +5,7 @@ the kernel's pages dropped. A file with unstored changes is its own authority; t
 flush finds out whether anyone else was there.
 """
 
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -126,9 +127,11 @@ class Objects:
             stat = await ask(key)
         except ObjectNotFound as failure:
             now = self._nodes.find_file(key)
-            if now is None or (now.file.epoch == epoch and now.file.is_clean):
-                raise NoSuchEntry(f"{key.name!r}") from failure
-            return now  # made here while we asked
+            if now is not None and not (now.file.epoch == epoch and now.file.is_clean):
+                return now  # made here while we asked
+            if now is not None:
+                await self._settle_gone(now)
+            raise NoSuchEntry(f"{key.name!r}") from failure
         return self._enter(key, stat)
 
     def enter_listed(self, key: ObjectKey, stat: ObjectStat | None, asked_s: float) -> bool:
@@ -189,6 +192,7 @@ class Objects:
             except StaleFile:
                 if not node.open_count:
                     raise
+                await self._settle_gone(node)
 
     async def validate_for_open(self, node: FileNode, caller: int) -> ReadResult | None:
         """Hear what the object is at this open, by the thread `caller` (close-to-open).
@@ -366,6 +370,20 @@ class Objects:
         else:
             self._observe(node, stat)
         return node
+
+    async def _settle_gone(self, node: FileNode) -> None:
+        """The object of a clean file was not there. If that is by an unlinking whose reply was
+        lost, the name is gone from now on: who makes it anew makes another file.
+
+        Raises: DeadlineExceeded.
+        """
+
+        async def unlink() -> None:
+            self._unlink_gone(node.file)
+
+        if node.lost_removal is not None:
+            with contextlib.suppress(StaleFile):  # unlinked meanwhile
+                await self.in_turn(node.file, unlink)
 
     def _let_go(self, key: ObjectKey) -> None:
         """The object of that name is gone; who has the file open keeps an inode without name."""

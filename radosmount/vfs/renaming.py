@@ -107,7 +107,7 @@ class Renaming:
     async def _rename(
         self, old: ObjectKey, new: ObjectKey, may_replace: bool, progress: Progress
     ) -> None:
-        node = self._nodes.find_file(old)
+        node = await self._settled(old)
         target = self._nodes.find_file(new)
         if not may_replace and target is not None and target.file.is_new:
             raise EntryExists(f"{new.name!r}")
@@ -116,8 +116,7 @@ class Renaming:
         progress.note()
         orphan = None
         if target is not None:
-            await self._removal.settle_lost(target)
-            target = self._nodes.find_file(new)
+            target = await self._settled(new)
         if target is not None:
             orphan, _ = await self._removal.copy_if_open(target, progress)
         file = node.file if node is not None else None
@@ -144,6 +143,14 @@ class Renaming:
             self._take_name(node, new, source, version)
         else:
             self._nodes.note(old, False)
+
+    async def _settled(self, key: ObjectKey) -> FileNode | None:
+        """In its turn: the file of that name, unless an unlinking whose reply was lost has removed
+        it. Raises: StoreError."""
+        node = self._nodes.find_file(key)
+        if node is not None:
+            await self._removal.settle_lost(node)
+        return self._nodes.find_file(key)
 
     async def _part_from_late(self, key: ObjectKey, progress: Progress) -> None:
         """Who looked the name up while the object was there already has another inode of it. Who

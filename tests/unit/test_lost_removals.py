@@ -8,6 +8,7 @@ import trio.testing
 
 from radosmount.config import FlushMode
 from radosmount.errors import NoSuchEntry, StaleFile, TimedOut, VersionConflict
+from radosmount.vfs.objects import OPEN_FRESHNESS_S
 from tests.support.mounts import MountBench, started
 from tests.support.stores import removes
 
@@ -132,3 +133,60 @@ async def test_lookup_after_a_lost_unlink(mount: MountBench) -> None:
         await mount.stat(b"f")
     await mount.close(handle)
     assert mount.stored(b"f") is None
+
+
+async def expect_parted(mount: MountBench, handle: int) -> None:
+    """Another client makes the name anew: that is another file than the one of `handle`."""
+    mount.store.put_now(mount.key(b"f"), b"new")
+    assert await mount.get(b"f") == b"new"
+    assert await mount.read(handle) == b"abcdef"
+    await mount.fs.write(handle, 0, b"12")
+    await mount.close(handle)
+    assert mount.stored(b"f") == b"new"
+
+
+async def test_made_anew_elsewhere_after_a_lookup(mount: MountBench) -> None:
+    """A name that a look-up has told to be gone is never again the name of who has the file
+    open."""
+    await mount.put(b"f", b"abcdef")
+    handle = await mount.open(b"f")
+    await lose_unlink(mount)
+    with pytest.raises(NoSuchEntry):
+        await mount.stat(b"f")
+    await expect_parted(mount, handle)
+
+
+async def test_made_anew_elsewhere_after_an_fstat(
+    mount: MountBench, autojump_clock: trio.testing.MockClock
+) -> None:
+    """So it is where fstat(2) of the open file was the first to hear of it."""
+    await mount.put(b"f", b"abcdef")
+    handle, ino = await mount.open(b"f"), (await mount.stat(b"f")).ino
+    await lose_unlink(mount)
+    await trio.sleep(OPEN_FRESHNESS_S)
+    assert (await mount.fs.get_attributes(ino)).size == 6
+    await expect_parted(mount, handle)
+
+
+async def test_made_anew_elsewhere_after_a_rename(mount: MountBench) -> None:
+    """And where a rename of that name found nothing."""
+    await mount.put(b"f", b"abcdef")
+    handle = await mount.open(b"f")
+    await lose_unlink(mount)
+    with pytest.raises(NoSuchEntry):
+        await mount.rename(b"f", b"g")
+    await expect_parted(mount, handle)
+
+
+async def test_made_anew_elsewhere_unseen(mount: MountBench) -> None:
+    """Where nothing has shown that the name was gone, what is made anew may be the same file,
+    changed before the unlinking was refused: who has it open is told so, and writes nothing."""
+    await mount.put(b"f", b"abcdef")
+    handle = await mount.open(b"f")
+    await lose_unlink(mount)
+    mount.store.put_now(mount.key(b"f"), b"new")
+    assert await mount.get(b"f") == b"new"
+    with pytest.raises(StaleFile):
+        await mount.fs.write(handle, 0, b"12")
+    await mount.close(handle)
+    assert mount.stored(b"f") == b"new"
