@@ -36,7 +36,7 @@ from radosmount.errors import (
 from radosmount.store.memory import MemoryStore
 from radosmount.vfs.attributes import AttributeChange
 from radosmount.vfs.nodes import ROOT_INO
-from tests.battery.modelstore import XATTR_KEY, Faults, File, Others
+from tests.battery.modelstore import DELAY_MAX_S, XATTR_KEY, Faults, File, Others
 from tests.battery.row import Arena, Row, RowFailed
 from tests.support.mounts import MountBench
 from tests.support.schedules import run_seeded
@@ -426,6 +426,7 @@ async def play(rng: random.Random, step_count: int, arena: Arena) -> None:
         for program in programs:
             await program.end()
         await mount.fs.flush_all()
+        await trio.sleep(DELAY_MAX_S)  # what is being fetched ahead of a closed handle comes in
         await trio.testing.wait_all_tasks_blocked()
         for program in programs:
             await program.verify_stored()
