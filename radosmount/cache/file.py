@@ -362,6 +362,7 @@ class CachedFile:
         """
         assert self.can_move_appended
         flight = self.current_flight
+        is_ours_alone = start == base.size
         start = flight.base.size if start is None else start
         delta = base.size - start
         for changes in (flight.changes, self._dirty):
@@ -372,7 +373,7 @@ class CachedFile:
         self._flight = replace(flight, base=base, size=flight.size + delta)
         self.base = base
         self.size += delta
-        self.foreign_change_count += 1
+        self.foreign_change_count += not is_ours_alone
         self.attempts.clear()  # all were guarded by a version that is gone
         self.epoch += 1
 
@@ -413,6 +414,7 @@ class CachedFile:
         self.foreign_change_count += is_changed and not self.is_in_doubt
         self.is_in_doubt = self.is_in_doubt and not is_changed
         self.stored = None if is_changed else self.stored
+        self.attempts.clear()  # what was lost is in it, or never comes: an OSD keeps the order
         self.is_suspect = False
         self.base = stat
         self.size = stat.size
@@ -428,6 +430,7 @@ class CachedFile:
         content = self.known_content
         if content is not None:
             self.stored = replace(content, version=now.version)
+        self.attempts.clear()  # as in `observe`
         self.base = now
         self.epoch += 1
 

@@ -314,7 +314,7 @@ class Objects:
             await self._store.apply(file.key, Change(steps, Existence.PRESENT, mtime_s))
             return
         except StoreError as failure:
-            if failure.is_outcome_unknown and not file.is_clean:
+            if failure.is_outcome_unknown:
                 mtime_now_s = before.mtime_s if mtime_s is None else mtime_s
                 file.remember_attempt(
                     Attempt(before.size, before.size, mtime_now_s, is_append=False, pieces=())

@@ -7,8 +7,8 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from radosmount.config import ConflictMode
-from radosmount.errors import StaleFile, TimedOut
-from radosmount.store.interface import Change, ObjectKey
+from radosmount.errors import StaleFile, TimedOut, VersionConflict
+from radosmount.store.interface import Change, ObjectKey, SetXattr
 from radosmount.store.memory import MemoryStore
 from radosmount.vfs.attributes import AttributeChange
 from radosmount.vfs.nodes import ROOT_INO
@@ -94,6 +94,22 @@ async def test_what_an_append_has_met_counts_for_other_descriptors(mount: MountB
         await mount.fs.write(old, 0, b"mine!!")
 
 
+@pytest.mark.expects_log("is not stored")
+async def test_our_own_append_whose_answer_is_lost(mount: MountBench) -> None:
+    await mount.put(b"f", b"before")
+    old = await mount.open(b"f")
+    appending = await mount.open(b"f", os.O_WRONLY | os.O_APPEND)
+    await mount.fs.write(appending, 0, b" mine")
+    mount.store.fail_next(TimedOut("no answer"), is_apply, applied=True)
+    with pytest.raises(TimedOut):
+        await mount.close(appending)
+    await mount.fs.flush_all()
+    await mount.fs.write(old, 0, b"B")
+    with pytest.raises(TimedOut):  # each handle hears of the failure
+        await mount.close(old)
+    assert mount.store.read_now(KEY) == b"Before mine"
+
+
 async def test_the_last_writer_may(nursery: trio.Nursery) -> None:
     mount = await started(nursery, conflict=ConflictMode.LAST_WRITER)
     await mount.put(b"f", b"before")
@@ -158,3 +174,38 @@ async def test_our_own_xattr_whose_answer_is_lost(mount: MountBench) -> None:
     await mount.stat(b"f")
     with pytest.raises(StaleFile):
         await mount.fs.write(again, 0, b"mine")
+
+
+@pytest.mark.parametrize("is_applied", [True, False])
+async def test_flush_after_our_own_xattr_whose_answer_is_lost(
+    mount: MountBench, is_applied: bool
+) -> None:
+    """Nobody has heard of it before what is written then is flushed."""
+    await mount.put(b"f", b"before")
+    handle = await mount.open(b"f")
+    ino = (await mount.stat(b"f")).ino
+    mount.store.fail_next(TimedOut("no answer"), is_apply, applied=is_applied)
+    with pytest.raises(TimedOut):
+        await mount.fs.set_xattr(ino, b"user.k", b"v")
+    await mount.fs.write(handle, 0, b"MINE")
+    await mount.close(handle)
+    assert mount.store.read_now(KEY) == b"MINEre"
+
+
+@pytest.mark.expects_log("is not stored|could not be stored")
+async def test_lost_xattr_is_no_licence(mount: MountBench) -> None:
+    """What others change behind an xattr that was lost, and heard of or set anew, is theirs."""
+    await mount.put(b"f", b"before")
+    handle = await mount.open(b"f")
+    ino = (await mount.stat(b"f")).ino
+    for is_applied in (True, False):
+        mount.store.fail_next(TimedOut("no answer"), is_apply, applied=is_applied)
+        with pytest.raises(TimedOut):
+            await mount.fs.set_xattr(ino, b"user.k", b"v")
+        await mount.stat(b"f")
+    await mount.fs.set_xattr(ino, b"user.k", b"w")
+    await mount.fs.write(handle, 0, b"MINE")
+    mount.store.change_now(KEY, Change((SetXattr(b"k", b"theirs"),)))
+    with pytest.raises(VersionConflict):
+        await mount.close(handle)
+    assert mount.store.read_now(KEY) == b"before"
