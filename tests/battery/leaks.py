@@ -16,8 +16,8 @@ SAMPLE_COUNT: Final = 20
 LISTED_COUNT: Final = 40
 DESCRIPTORS_MAX: Final = 2  # more than before
 THREADS_MAX: Final = 2
-SLOPE_MAX_BYTES: Final = 400  # of memory a cycle, over the second half
-SLACK_KIB: Final = 2048  # what an allocator takes at a time
+SLOPE_MAX_BYTES: Final = 100  # of memory a cycle, over the second half
+SLACK_KIB: Final = 1024  # what an allocator takes at a time
 
 
 @dataclass(frozen=True)

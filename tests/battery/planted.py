@@ -1,7 +1,8 @@
 """The battery itself, tested: bugs that a row has to catch.
 
 Each bug is one text of the package put in place of another, in a copy. Its row must fail there, in
-its short form, and must pass where nothing is planted (as it does with the tests).
+its short form, by one of a few seeds, and must pass where nothing is planted (as it does with the
+tests).
 """
 
 import os
@@ -17,6 +18,7 @@ from tests.battery.row import Arena, Row, RowFailed
 
 ROOT = Path(radosmount.__file__).parent.parent
 ROW_LIMIT_S = 900
+TRY_COUNT = 3  # a short form need not come by everything that a long one does
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,10 @@ BUGS = (
     ),
     Bug(
         "behind",
-        "a read of another version than the one that is known is not noticed",
-        "cache/pagecache.py",
-        "file.is_suspect = file.is_suspect or result.version != file.base.version",
-        "pass",
+        "fstat of an open file is never asked for again",
+        "vfs/objects.py",
+        "return is_known or trio.current_time() - file.heard_s < OPEN_FRESHNESS_S",
+        "return True",
     ),
     Bug(
         "behind",
@@ -123,7 +125,7 @@ BUGS = (
         "steps: list[Step] = []",
     ),
     Bug(
-        "ext4",
+        "model",  # a kernel has its pages, and reads nothing
         "an unlinked file has lost its content for who has it open",
         "vfs/removal.py",
         "for offset in range(0, limit, COPY_BYTES):",
@@ -174,7 +176,8 @@ def planted(arena: Arena) -> None:
         with tempfile.TemporaryDirectory(prefix="planted.", dir=arena.folder) as folder:
             plant(bug, Path(folder))
             arena.figures.faults += 1
-            if fails(bug.row, Path(folder), arena.random.randrange(2**32)):
+            seeds = [arena.random.randrange(2**32) for _ in range(TRY_COUNT)]
+            if any(fails(bug.row, Path(folder), seed) for seed in seeds):
                 arena.figures.verified += 1
             else:
                 missed.append(f"{bug.row} did not catch: {bug.what}")

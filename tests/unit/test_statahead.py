@@ -287,7 +287,9 @@ async def test_who_asks_for_few_is_not_told_of_all(mount: Bench) -> None:
     await mount.fs.release_directory(directory)
 
 
-async def test_a_listing_goes_on_where_nothing_can_be_asked(mount: Bench) -> None:
+async def test_a_listing_goes_on_where_nothing_can_be_asked(
+    mount: Bench, mock_clock: trio.testing.MockClock
+) -> None:
     """What cannot be told with the names is left to who asks for the file; nothing is asked for
     in vain any more."""
     for number in range(600):
