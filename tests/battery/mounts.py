@@ -178,13 +178,23 @@ def rename_over(directory: Path, writer: int, rng: random.Random, end_s: float) 
 
 def author_of(path: Path) -> int | None:
     """Its writer, if it was the same from the open to the end; then it must be whole. What another
-    mount replaces meanwhile shows in part, since the kernel asks for the rest of it later."""
+    mount replaces meanwhile shows in part, since the kernel asks for the rest of it later; and what
+    was replaced between the open and the first look, up to the size of before, for a second."""
     with opened(path, os.O_RDONLY) as descriptor:
         version = os.getxattr(descriptor, "ceph.version")
         content = os.read(descriptor, os.fstat(descriptor).st_size)
-        if os.getxattr(descriptor, "ceph.version") != version:
+        if os.getxattr(descriptor, "ceph.version") != version or is_cut(content):
             return None
     return stamp_of(content)[0]
+
+
+def is_cut(content: bytes) -> bool:
+    """Whether it is the beginning of a longer one."""
+    if len(content) < HEAD.size:
+        return False
+    writer, number, _ = HEAD.unpack_from(content)
+    longer = (length for length in FILE_BYTES if length > len(content))
+    return any(stamped(writer, number, length).startswith(content) for length in longer)
 
 
 WORKS: Final[dict[str, Callable[[Path, int, random.Random, float], Report]]] = {

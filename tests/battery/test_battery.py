@@ -55,6 +55,14 @@ def test_writers_meet_where_their_mounts_differ() -> None:
     assert not mounts.is_crossed(1, mounts.WRITER_COUNT)
 
 
+def test_what_is_cut_is_told_from_what_is_mixed() -> None:
+    whole = mounts.stamped(2, 290, mounts.FILE_BYTES[1])
+    assert mounts.is_cut(whole[:100])
+    assert not mounts.is_cut(whole)
+    assert not mounts.is_cut(whole[:50] + bytes(50))
+    assert not mounts.is_cut(b"")
+
+
 def test_a_file_may_be_as_it_was_between_two_writes_of_one_attempt() -> None:
     """The first went out while the second, over a part of it, was being made."""
     contents: dict[str, bytes] = {}
