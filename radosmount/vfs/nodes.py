@@ -150,9 +150,15 @@ class FileNode(Node):
         return self.file.key
 
     def lose_removal(self, orphan: Orphan | None) -> None:
-        """An unlinking may have been applied, or may yet be; see `LostRemoval`."""
+        """An unlinking may have been applied, or may yet be; see `LostRemoval`. What was kept of
+        the same version before stays: by now there may have been no object to copy."""
+        lost, version = self.lost_removal, self.file.base.version
+        if lost is not None and lost.orphan is not None and lost.base_version == version:
+            if orphan is not None:
+                orphan.close()
+            return
         self.close_orphans()
-        self.lost_removal = LostRemoval(orphan, self.file.base.version)
+        self.lost_removal = LostRemoval(orphan, version)
 
     def close_orphans(self) -> None:
         """Nobody needs the content any more that only this host has."""

@@ -54,6 +54,19 @@ async def test_unlink_after_a_lost_unlink(mount: MountBench) -> None:
     await mount.close(handle)
 
 
+async def test_unlink_after_two_lost_unlinks(mount: MountBench) -> None:
+    """By the second there is no object to copy any more: what the first has copied is kept."""
+    await mount.put(b"f", b"abcdef")
+    handle = await mount.open(b"f")
+    await lose_unlink(mount)
+    mount.store.fail_next(TimedOut("lost"), removes)
+    with pytest.raises(TimedOut):
+        await mount.unlink(b"f")
+    await mount.unlink(b"f")
+    assert await mount.read(handle) == b"abcdef"
+    await mount.close(handle)
+
+
 async def test_flush_after_a_lost_unlink_request(mount: MountBench) -> None:
     """Where the request was lost, the file is what it was."""
     await mount.put(b"f", b"abcdef")
