@@ -31,7 +31,7 @@ from typing import Final
 from radosmount.cache.changes import Attempt, Changes, Flight, PartlyStored
 from radosmount.cache.extents import Buffer
 from radosmount.cache.orphan import Orphan
-from radosmount.errors import RadosmountError, XattrSpaceExceeded
+from radosmount.errors import RadosmountError, StaleFile, XattrSpaceExceeded
 from radosmount.store import posix
 from radosmount.store.interface import ObjectKey, ObjectStat, ReadResult
 from radosmount.store.posix import Posix
@@ -95,7 +95,6 @@ class CachedFile:
         "error_count",
         "foreign_change_count",
         "heard_s",
-        "is_in_doubt",
         "is_new",
         "is_suspect",
         "is_unlinked",
@@ -126,7 +125,6 @@ class CachedFile:
         self.answered_s = float("-inf")  # or anything at all, while there was something to store
         self.writer_count = 0  # handles open for writing
         self.foreign_change_count = 0  # how often the store told of a change that is not ours
-        self.is_in_doubt = False  # a change of ours beside the content may have been applied
         self.orphan: Orphan | None = None  # the content, once unlinked while open
         self.error: RadosmountError | None = None  # of the last flush that failed
         self.error_count = 0
@@ -411,14 +409,18 @@ class CachedFile:
         if not self.is_clean or stat.version < self.base.version:
             return False
         is_changed = stat.version != self.base.version
-        self.foreign_change_count += is_changed and not self.is_in_doubt
-        self.is_in_doubt = self.is_in_doubt and not is_changed
+        self.foreign_change_count += is_changed and not self.attempts
         self.stored = None if is_changed else self.stored
         self.attempts.clear()  # what was lost is in it, or never comes: an OSD keeps the order
         self.is_suspect = False
         self.base = stat
         self.size = stat.size
         return is_changed
+
+    def check_unchanged(self, change_count: int) -> None:
+        """Raises: StaleFile where someone else has changed it since there were so many changes."""
+        if self.orphan is None and self.foreign_change_count != change_count:
+            raise StaleFile(f"{self.key.name!r} was changed by someone else")
 
     def take_change(self, now: ObjectStat, is_as_bare: bool) -> None:
         """We have changed the object at `base` beside its content: it is `now`.

@@ -145,12 +145,18 @@ class PageCache:
     # Writing
 
     async def write(
-        self, file: CachedFile, offset: int, data: bytes, is_append: bool = False
+        self,
+        file: CachedFile,
+        offset: int,
+        data: bytes,
+        is_append: bool = False,
+        change_count: int | None = None,
     ) -> None:
         """Overwrite from `offset`; with `is_append` put `data` at the end instead.
 
+        `change_count`: the file's `foreign_change_count` that the writer knows of; None: any.
         Returns when the bytes are held; with `flush=sync`, when they are stored.
-        Raises: FileTooBig; DeadlineExceeded where no room came for `timeout`; with
+        Raises: FileTooBig; StaleFile; DeadlineExceeded where no room came for `timeout`; with
         `flush=sync` the flush's error.
         """
         self._check_storable(file, file.size if is_append else offset, len(data))
@@ -158,6 +164,8 @@ class PageCache:
         offset = file.size if is_append else offset
         try:
             self._check_change(file, offset + len(data))
+            if change_count is not None:  # others may have been there while this one waited
+                file.check_unchanged(change_count)
         except FilesystemError:
             self._budget.release(len(data))
             raise
@@ -394,11 +402,8 @@ class PageCache:
         is_small = file.size <= self._config.atomic_max_bytes
         if not (file.writer_count and is_small and file.is_rewritten_whole):
             return False
-        return file.base.size > 0 or not self._is_older(file, HELD_BACK_S)
-
-    def _is_older(self, file: CachedFile, age_s: float) -> bool:
-        schedule = self._dirty.get(file)
-        return schedule is not None and trio.current_time() >= schedule.dirty_since_s + age_s
+        since_s = self._dirty[file].dirty_since_s if file in self._dirty else math.inf
+        return file.base.size > 0 or trio.current_time() < since_s + HELD_BACK_S
 
     def _note_dirty(self, file: CachedFile) -> None:
         if file not in self._dirty:

@@ -25,7 +25,7 @@ class FileHandle:
         self.head: ReadResult | None = None  # came with the look-up, for the first read
         self.ahead = HandleAhead()
         self._heard_error_count = node.file.reported_error_count
-        self._foreign_change_count = node.file.foreign_change_count
+        self.foreign_change_count = node.file.foreign_change_count
 
     @property
     def file(self) -> CachedFile:
@@ -36,7 +36,7 @@ class FileHandle:
         """Whether someone else has changed the file since this open, as the mount has heard. What
         is written is guarded by what was heard last, so this would let it through."""
         file = self.file
-        is_changed = self._foreign_change_count != file.foreign_change_count
+        is_changed = self.foreign_change_count != file.foreign_change_count
         return is_changed and not self.is_append and file.orphan is None
 
     def note_dropped(self) -> None:

@@ -319,7 +319,6 @@ class Objects:
                 file.remember_attempt(
                     Attempt(before.size, before.size, mtime_now_s, is_append=False, pieces=())
                 )
-            file.is_in_doubt = file.is_in_doubt or failure.is_outcome_unknown
             raise
         if file.base != before:
             file.take_observed_change(version)

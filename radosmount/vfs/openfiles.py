@@ -122,7 +122,9 @@ class OpenFiles:
         opened = self.handles[handle]
         if opened.is_outdated:
             await self.check_unchanged(handle)
-        await self._cache.write(opened.file, offset, data, opened.is_append)
+        is_guarded = self._has_guard and not opened.is_append
+        change_count = opened.foreign_change_count if is_guarded else None
+        await self._cache.write(opened.file, offset, data, opened.is_append, change_count)
         if opened.clears_setuid:
             self._metadata.clear_setuid(opened.file)
         if self._flush_mode is FlushMode.SYNC:
@@ -176,8 +178,7 @@ class OpenFiles:
         if not (self._has_guard and opened.is_outdated):
             return
         await self._objects.in_turn(opened.file, _nothing)  # of ours, too, may have been heard
-        if opened.is_outdated:
-            raise StaleFile(f"{opened.file.key.name!r} was changed by someone else")
+        opened.file.check_unchanged(opened.foreign_change_count)
 
     # Inside
 

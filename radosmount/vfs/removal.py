@@ -76,7 +76,8 @@ class Removal:
         if node is None or node.file is not file or node.lost_removal is None:
             return False
         lost = node.lost_removal
-        if lost.base_version != file.base.version:
+        is_for_all = lost.orphan is not None or not node.open_count  # who opened it since has none
+        if lost.base_version != file.base.version or not is_for_all:
             return False
         self.finish(node, lost.orphan if node.open_count else None)
         return True

@@ -9,7 +9,7 @@ from trio.testing import wait_all_tasks_blocked
 from radosmount.config import ConflictMode
 from radosmount.errors import StaleFile, TimedOut, VersionConflict
 from radosmount.store.interface import Change, ObjectKey, SetXattr
-from radosmount.store.memory import MemoryStore
+from radosmount.store.memory import Call, MemoryStore
 from radosmount.vfs.attributes import AttributeChange
 from radosmount.vfs.nodes import ROOT_INO
 from tests.support.mounts import MountBench, started
@@ -209,3 +209,53 @@ async def test_lost_xattr_is_no_licence(mount: MountBench) -> None:
     with pytest.raises(VersionConflict):
         await mount.close(handle)
     assert mount.store.read_now(KEY) == b"before"
+
+
+async def test_a_change_that_is_heard_of_while_a_write_waits_for_room(
+    nursery: trio.Nursery,
+) -> None:
+    """What was true before the wait need not be after it."""
+    mount = await started(nursery, size_bytes=64, atomic_max_bytes=0)
+    await mount.put(b"f", b"before")
+    old = await mount.open(b"f")
+    other, _ = await mount.create(b"other")
+    is_stored = trio.Event()
+    refused: list[bool] = []
+
+    async def hold_back(call: Call) -> None:
+        if is_apply(call):
+            await is_stored.wait()
+
+    async def write() -> None:
+        try:
+            await mount.fs.write(old, 0, b"mine!!")
+        except StaleFile:
+            refused.append(True)
+
+    mount.store.delay = hold_back
+    await mount.fs.write(other, 0, bytes(32))  # all that may be unstored
+    nursery.start_soon(write)
+    await wait_all_tasks_blocked()
+    mount.store.put_now(KEY, b"theirs")
+    await mount.stat(b"f")
+    is_stored.set()
+    await mount.close(other)
+    await wait_all_tasks_blocked()
+    await mount.close(old)
+    assert refused
+    assert mount.store.read_now(KEY) == b"theirs"
+
+
+async def test_a_lost_xattr_that_never_comes_is_no_licence_to_write(mount: MountBench) -> None:
+    """A stat that is answered after it has told so: the next change is somebody else's."""
+    await mount.put(b"f", b"before")
+    old = await mount.open(b"f")
+    ino = (await mount.stat(b"f")).ino
+    mount.store.fail_next(TimedOut("no answer"), is_apply)
+    with pytest.raises(TimedOut):
+        await mount.fs.set_xattr(ino, b"user.k", b"v")
+    await mount.stat(b"f")
+    mount.store.put_now(KEY, b"theirs")
+    await mount.stat(b"f")
+    with pytest.raises(StaleFile):
+        await mount.fs.write(old, 0, b"mine!!")

@@ -10,7 +10,7 @@ from radosmount.config import FlushMode
 from radosmount.errors import NoSuchEntry, StaleFile, TimedOut, VersionConflict
 from radosmount.vfs.objects import OPEN_FRESHNESS_S
 from tests.support.mounts import MountBench, started
-from tests.support.stores import removes
+from tests.support.stores import key_of, removes
 
 
 async def lose_unlink(mount: MountBench, is_applied: bool = True) -> None:
@@ -203,3 +203,18 @@ async def test_made_anew_elsewhere_unseen(mount: MountBench) -> None:
         await mount.fs.write(handle, 0, b"12")
     await mount.close(handle)
     assert mount.stored(b"f") == b"new"
+
+
+@pytest.mark.expects_log("is not stored|could not be stored")
+async def test_opened_after_a_lost_unlink_that_was_not_applied(mount: MountBench) -> None:
+    """Nothing was copied for this handle. If the object is gone at its flush, the bytes must not go
+    with it, and be reported as stored."""
+    await mount.put(b"f", b"abcdef")
+    await mount.stat(b"f")
+    await lose_unlink(mount, is_applied=False)
+    handle = await mount.open(b"f")
+    await mount.fs.write(handle, 0, b"12")
+    mount.store.remove_now(key_of(b"f"))
+    with pytest.raises(VersionConflict):
+        await mount.fs.flush(handle)
+    await mount.fs.release(handle)
