@@ -5,17 +5,22 @@ awaits its handler; four fifths of the CPU of a request go into that wait (a loc
 registration, two task switches). This module replaces that one function.
 
 One worker holds the reader role. While requests are there it reads one after the other, with
-no switch between them; where a handler suspends, the role goes to a parked worker, so that a
-slow request never stands before the next one.
+no switch between them. Where its handler suspends, it leaves the role to the sentinel, the one
+worker that waits for the device through trio, so that a slow request never stands before the
+next one. Whose handler has ended takes the role if it is free and a request is there, or comes at
+once: the caller of the request before asks again, and the sentinel need not wake.
 
-    worker ── wait_readable ──> role free? ── no ──> parked ── handed over ──┐
-                                    │ yes                                    │
-                                    v                                        v
-                              poll, spin, wait_readable(fd) ──> read, handle ─┤ suspended: hand
-                                    ^                                        │ the role over
-                                    └── still has the role: next request ────┘
+    worker ── wait_readable ──> role free? ── no ──> sentinel? ── there is one ──> parked
+                                    │ yes                │ none: become it            │
+                                    v                    v                            │
+                              poll, spin ── none ──> wait_readable(fd) <── woken ─────┘
+                                    │                    │ role free
+                                    v                    v
+                               read, handle <────────────┘
+                                    │ suspended: hand the role over
 
-Invariant: at most one worker has the role; if none has, none is parked.
+Invariant: at most one worker has the role and at most one is the sentinel; if nobody has the role
+and any worker is parked, there is a sentinel.
 """
 
 import contextlib
@@ -59,6 +64,7 @@ class RequestLoop:
         self._poll.register(fd, select.POLLIN)
         self._spin_s = spin_s
         self._reader: trio.lowlevel.Task | None = None
+        self._sentinel: trio.lowlevel.Task | None = None
         self._parked: list[trio.lowlevel.Task] = []
         self._has_read: set[trio.lowlevel.Task] = set()
         self._waiting: set[trio.lowlevel.Task] = set()  # whose handlers wait
@@ -74,14 +80,17 @@ class RequestLoop:
             self._after_init = None
         task = trio.lowlevel.current_task()
         self._waiting.discard(task)
-        has_just_answered = self._reader is task
-        if not has_just_answered:
-            if self._reader is not None and not self._is_closed:
+        if self._reader is None and task in self._has_read:
+            self._take_role(task)
+        events = await self._poll_next() if self._reader is task else []
+        while not events and not self._is_closed:
+            if self._reader is task:
+                self._reader = None
+            if self._sentinel is None or self._sentinel is task:
+                events = await self._watch(task)
+            else:
                 await self._park(task)
-            self._reader = task
-            self._has_read.add(task)
-            self._begin_turn()  # others had theirs meanwhile
-        if self._is_closed or not await self._wait_for_request(has_just_answered):
+        if self._is_closed or events[0][1] & _ENDED:
             self.close()
             return False
         self.request_count += 1
@@ -93,10 +102,10 @@ class RequestLoop:
             return
         self._waiting.add(self._reader)
         self._reader = None
-        if self._parked:
-            # The role is taken in its name, lest a third one takes it before it runs.
-            self._reader = self._parked.pop()
-            trio.lowlevel.reschedule(self._reader)
+        if self._sentinel is None and self._parked:
+            # It is so in its name already, lest a third one becomes it before it runs.
+            self._sentinel = self._parked.pop()
+            trio.lowlevel.reschedule(self._sentinel)
 
     def close(self) -> None:
         """Wake all workers: there are no more requests."""
@@ -118,25 +127,37 @@ class RequestLoop:
             self._parked.insert(0, task)
         await trio.lowlevel.wait_task_rescheduled(leave)
 
-    async def _wait_for_request(self, has_just_answered: bool) -> bool:
-        """Nothing between a poll that says so and the read lets the request be taken back
-        unseen for long: a blocking read would stop the whole process."""
+    async def _poll_next(self) -> list[tuple[int, int]]:
+        """What the reader finds without giving its role up.
+
+        Nothing between a poll that says so and the read lets the request be taken back unseen for
+        long: a blocking read would stop the whole process."""
         self._turn_request_count += 1
         if self._is_turn_over():
             await trio.lowlevel.cancel_shielded_checkpoint()
             self._begin_turn()
-        may_spin = has_just_answered and not self._waiting  # else answers of the store are due
-        events = self._poll.poll(0) or (self._spin() if may_spin else [])
-        while not events:
-            try:
+        may_spin = not self._waiting  # else answers of the store are due
+        return self._poll.poll(0) or (self._spin() if may_spin else [])
+
+    async def _watch(self, task: trio.lowlevel.Task) -> list[tuple[int, int]]:
+        """As the sentinel, until a request is there that nobody else reads."""
+        self._sentinel = task
+        try:
+            while not self._is_closed:
                 await trio.lowlevel.wait_readable(self._fd)
-            except trio.ClosedResourceError:
-                return False
-            self._begin_turn()
-            if self._is_closed:
-                return False
-            events = self._poll.poll(0)
-        return not events[0][1] & _ENDED
+                if self._reader is None and (events := self._poll.poll(0)):
+                    self._take_role(task)
+                    return events
+        except trio.ClosedResourceError:
+            self.close()
+        finally:
+            self._sentinel = None
+        return []
+
+    def _take_role(self, task: trio.lowlevel.Task) -> None:
+        self._reader = task
+        self._has_read.add(task)
+        self._begin_turn()
 
     def _begin_turn(self) -> None:
         self._turn_request_count = 0

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 import trio
@@ -32,6 +32,7 @@ class Worker:
         self.handled: list[bytes] = []
         self.has_ended = False
         self.released = trio.Event()
+        self.asks_next: Callable[[], object] = lambda: None  # who was answered
 
     async def run(self) -> None:
         while await self.loop.wait_readable():
@@ -39,6 +40,7 @@ class Worker:
             if request == b"s":  # a slow one
                 self.loop.hand_over()
                 await self.released.wait()
+                self.asks_next()
             if request == b"l":
                 compute_for_long()
             self.handled.append(request)
@@ -108,6 +110,38 @@ async def test_a_slow_request_does_not_hold_up_the_next(
     assert second.has_ended
 
 
+async def test_who_answers_late_reads_what_comes_next(
+    pipe: tuple[int, int], workers: tuple[Worker, Worker]
+) -> None:
+    """The caller of a slow request comes back with its next one: no other worker wakes for it, and
+    the other that waits for the device is left to wait."""
+    first, second = workers
+    first.asks_next = lambda: os.write(pipe[1], b"a")
+    os.write(pipe[1], b"s")
+    await wait_all_tasks_blocked(0.05)
+    first.released.set()
+    await wait_all_tasks_blocked(0.05)
+    assert (first.handled, second.handled) == ([b"s", b"a"], [])
+
+
+async def test_the_sentinel_leaves_what_another_reads(
+    pipe: tuple[int, int], workers: tuple[Worker, Worker]
+) -> None:
+    """It is woken while the reader lets others have their turn, and reads nothing."""
+    first, second = workers
+    first.asks_next = lambda: os.write(pipe[1], b"l" * 10)
+    os.write(pipe[1], b"s")
+    await wait_all_tasks_blocked(0.05)
+    first.released.set()
+    await wait_all_tasks_blocked(0.05)
+    assert (first.handled, second.handled) == ([b"s", *[b"l"] * 10], [])
+    os.write(pipe[1], b"sab")
+    first.released = trio.Event()
+    second.released.set()
+    await wait_all_tasks_blocked(0.05)
+    assert sorted(second.handled + first.handled[11:]) == [b"a", b"b", b"s"]
+
+
 async def test_a_request_that_ends_after_the_session(
     pipe: tuple[int, int], workers: tuple[Worker, Worker]
 ) -> None:
@@ -165,9 +199,10 @@ async def test_nobody_polls_while_a_handler_waits(
     for worker in workers:
         worker.released.set()
     await wait_all_tasks_blocked()
+    assert loop.spin_count == 2  # whose answer came asks again, perhaps
     os.write(pipe[1], b"f")
     await wait_all_tasks_blocked()
-    assert loop.spin_count == 2
+    assert loop.spin_count == 3
     loop.close()
     nursery.cancel_scope.cancel()
 
