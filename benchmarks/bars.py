@@ -84,19 +84,22 @@ BOUNDS: Final[dict[str, str]] = {
     "write": "The cluster: librados, one write of 4 MiB after the other, is no faster. The first"
     " operation has the guard and goes alone; then four are under way.",
     "create-1": "The round trips are librados's (a stat, an exclusive create, a write_full; beside"
-    " the stat one of a directory of that name). The rest is CPU: Python that takes longer between"
-    " requests than in a loop of the same calls, since the OSD, on the same cores, has evicted it"
-    " from their caches. With flush=lazy: open(2) with"
-    " O_EXCL has two of the round trips, in a row, where ceph-fuse's MDS answers from memory.",
+    " the stat one of a directory of that name), but each answer comes by a callback, one thread"
+    " further than that of a plain call. The rest is CPU, a multiple of what the same calls take in"
+    " a loop: under Where is what a sleep of 1 ms, as in each round trip, does to them on this"
+    " machine. With flush=lazy: open(2) with O_EXCL has two of the round trips, in a row, where"
+    " ceph-fuse's MDS answers from memory.",
     "create-8": "The kernel holds the directory's lock over open(2) with O_CREAT: a stat and an"
     " exclusive create in a row, for one file at a time, however many threads ask.",
     "xattr-set": "One round trip, as in librados's row, and one request, whose two sides wake each"
-    " other. The rest is Python with cold caches, as of a create.",
+    " other. The rest is CPU after a sleep, as of a create.",
     "replace": "Six round trips in a row, four of them acknowledged writes as in librados's row,"
-    " two for the look-ups that rename(2) begins with; ceph-fuse renames in its MDS.",
+    " two for the look-ups that rename(2) begins with; ceph-fuse renames in its MDS. The rest is"
+    " CPU after a sleep, as of a create.",
     "unlink": "One round trip, as in librados's row, and one request, whose two sides wake each"
-    " other. The rest is Python with cold caches, as of a create. A listed name is known for a"
+    " other. The rest is CPU after a sleep, as of a create. A listed name is known for a"
     " second: those that are reached later are looked up again.",
-    "getattr": "A profile has two thirds of it in the kernel: poll(2), read(2) and writev(2) of"
-    " the device, the last of which wakes the caller; Python has a quarter.",
+    "getattr": "The kernel's part of it, in the table below, is poll(2), read(2) and writev(2) of"
+    " the device; a profile has half of that in waking the caller. Of the rest our Python has most,"
+    " and pyfuse3's session some.",
 }

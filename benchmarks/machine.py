@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from benchmarks import idle
 from benchmarks.peers.interface import ROOT
 
 VERSION_COMMANDS: Final = {
@@ -45,6 +46,7 @@ def about_this_run(arguments: argparse.Namespace, seed: str) -> dict[str, str]:
         "kernel": platform.release(),
         "python": platform.python_version(),
         "cluster": f"{arguments.osds} OSD(s) of BlueStore on this machine, one replica",
+        "waiting": idle.about(),
         "load before": " ".join(f"{load:.2f}" for load in os.getloadavg()),
         "seed": seed,
         "size": "quick: no figure to go by" if arguments.quick else "full",

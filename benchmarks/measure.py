@@ -59,12 +59,14 @@ def report_of(
         raise TooSlow
     if driver.stdout.readline() != "ready\n":
         raise PeerError(complaint_of(driver, driver.communicate(timeout=10)[1]))
-    before, cpu_s, replies = servers(), place.cpu_s(), place.replies()
+    before, replies = servers(), place.replies()
+    cpu_s, kernel_s = place.cpu_s(), place.kernel_s()
     try:
         output, errors = driver.communicate("go\n", timeout=JOB_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         raise TooSlow from None
-    used_s, replied = place.cpu_s() - cpu_s, place.replies() - replies
+    used_s, kernel_used_s = place.cpu_s() - cpu_s, place.kernel_s() - kernel_s
+    replied = place.replies() - replies
     did = servers().since(before)
     if driver.returncode:
         raise PeerError(complaint_of(driver, errors))
@@ -72,6 +74,7 @@ def report_of(
     return {
         **report,
         "client_cpu_s": used_s,
+        "client_kernel_s": kernel_used_s,
         "replies": replied,
         "reads": did.reads,
         "writes": did.writes,

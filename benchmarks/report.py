@@ -119,6 +119,7 @@ def shares(result: Result) -> str:
             parts = (
                 result.duration_us(row.key, peer),
                 result.cpu_us(row.key, peer),
+                result.kernel_cpu_us(row.key, peer),
                 result.driver_cpu_us(row.key, peer),
                 result.server_cpu_us(row.key, peer),
                 result.busy_cores(row.key, peer),
@@ -126,7 +127,7 @@ def shares(result: Result) -> str:
             if any(parts):
                 cells = [rounded(value) if value else NOTHING for value in parts]
                 lines[row.key, peer] = [row.title, peer, *cells]
-    heads = ("takes", "CPU: client", "program", "servers", "cores busy")
+    heads = ("takes", "CPU: client", "of it in the kernel", "program", "servers", "cores busy")
     return table(["", "who", *heads], list(lines.values()))
 
 

@@ -23,6 +23,7 @@ class Sample:
     seconds: float = 0.0
     operation_count: float = 0.0  # operations, or MiB
     client_cpu_s: float = 0.0
+    client_kernel_s: float = 0.0  # of that
     driver_cpu_s: float = 0.0
     reply_count: int = 0
     osd_read_count: int = 0
@@ -85,6 +86,11 @@ class Result:
     def cpu_us(self, row: str, peer: str) -> float | None:
         """Median of the client's CPU, µs an operation."""
         used = [s.client_cpu_s / s.operation_count * 1e6 for s in self.good(row, peer)]
+        return statistics.median(used) if used else None
+
+    def kernel_cpu_us(self, row: str, peer: str) -> float | None:
+        """Median of what the client used of that in the kernel, µs an operation."""
+        used = [s.client_kernel_s / s.operation_count * 1e6 for s in self.good(row, peer)]
         return statistics.median(used) if used else None
 
     def driver_cpu_us(self, row: str, peer: str) -> float | None:

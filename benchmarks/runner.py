@@ -151,6 +151,7 @@ def sample_of(row: Row, peer: str, turn: int, report: dict[str, Any]) -> Sample:
         seconds=report["seconds"],
         operation_count=row.operation_count,
         client_cpu_s=report["client_cpu_s"] or report["cpu_s"],
+        client_kernel_s=report["client_kernel_s"],
         driver_cpu_s=report["cpu_s"] if report["client_cpu_s"] else 0.0,
         reply_count=report["replies"],
         osd_read_count=report["reads"],

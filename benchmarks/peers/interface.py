@@ -68,6 +68,10 @@ class Place(Protocol):
         """CPU seconds that the client process has used so far."""
         ...
 
+    def kernel_s(self) -> float:
+        """Those of them that it was in the kernel."""
+        ...
+
     def replies(self) -> int:
         """How many requests it has answered so far, or a little more."""
         ...
@@ -132,6 +136,9 @@ class MountedPlace:
 
     def cpu_s(self) -> float:
         return self._process.cpu_s()
+
+    def kernel_s(self) -> float:
+        return self._process.kernel_s()
 
     def replies(self) -> int:
         return self._process.replies()

@@ -34,6 +34,9 @@ class PoolPlace:
     def cpu_s(self) -> float:
         return 0.0
 
+    def kernel_s(self) -> float:
+        return 0.0
+
     def replies(self) -> int:
         return 0
 

@@ -1,6 +1,7 @@
 """The benchmarks' pure parts, and every row's job on a local directory."""
 
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import idle
 from benchmarks.bars import BARS, LAZY, OWN, REQUEST_CPU, Bar, Verdict
 from benchmarks.content import MIB, checksum, content, share_of, shuffled_pages
 from benchmarks.driver import Args
@@ -20,7 +22,7 @@ from benchmarks.past import DirectoryPast, VerifyError, expect_files
 from benchmarks.peers.limit import bench_result
 from benchmarks.peers.s3fs import bucket_of
 from benchmarks.plot import draw
-from benchmarks.processes import PeerError, cpu_clock_s
+from benchmarks.processes import PeerError, cpu_clock_s, kernel_s
 from benchmarks.programs import Sources, program_rows
 from benchmarks.reader import reading
 from benchmarks.report import NOTHING, report, rounded
@@ -54,6 +56,9 @@ class LocalPlace:
         }
 
     def cpu_s(self) -> float:
+        return 0.0
+
+    def kernel_s(self) -> float:
         return 0.0
 
     def replies(self) -> int:
@@ -228,10 +233,13 @@ def test_report_shows_rates_ratios_failures_and_what_is_not_promised() -> None:
 
 def test_report_shows_where_the_time_goes() -> None:
     """Of a row under its bar, and of who it is compared with; the servers' CPU counts, too."""
-    own = replace(sample("write", OWN, 100), server_cpu_s=1.4)
+    own = replace(sample("write", OWN, 100), server_cpu_s=1.4, client_kernel_s=0.007)
     text = report(result_of(own, sample("write", BASE_PEER, 1000)))
-    assert "| write it | radosmount | 10,000 | 100 | 20.0 | 14,000 | 1.41 |" in text.splitlines()
-    assert f"| write it | ceph-fuse | 1,000 | 100 | 20.0 | {NOTHING} | {NOTHING} |" in text
+    lines = text.splitlines()
+    assert "| write it | radosmount | 10,000 | 100 | 70.0 | 20.0 | 14,000 | 1.41 |" in lines
+    assert (
+        f"| write it | ceph-fuse | 1,000 | 100 | {NOTHING} | 20.0 | {NOTHING} | {NOTHING} |" in text
+    )
     assert "| write it | radosmount | 10," not in report(result_of(own))
 
 
@@ -334,3 +342,18 @@ def test_files_are_read_meanwhile(tmp_path: Path) -> None:
     assert all(0 < seconds < 1 for seconds in durations_s)
     with pytest.raises(PeerError), reading(tmp_path, 3, 11):
         pass
+
+
+def test_what_waiting_costs_is_told() -> None:
+    """The machine's part of small operations: the calls of a create, in a loop and after sleeps."""
+    text = idle.about()
+    assert re.search(r": \d+ µs in a loop, \d+ µs after 1 ms of sleep before each;", text)
+    assert (idle.wake_up_us() is None) == (len(os.sched_getaffinity(0)) < 2)
+
+
+def test_the_kernels_share_is_part_of_the_cpu() -> None:
+    deadline_s = cpu_clock_s(os.getpid()) + 0.2
+    before_s = kernel_s(os.getpid())
+    while cpu_clock_s(os.getpid()) < deadline_s:
+        os.listdir("/proc/self/fd")
+    assert 0 < kernel_s(os.getpid()) - before_s < 0.3
