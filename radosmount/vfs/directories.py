@@ -8,7 +8,6 @@ is both, a file and a directory, the directory takes the name; the file has its 
 import contextlib
 import math
 import time
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass
 from stat import S_IFDIR, S_IFREG
@@ -43,6 +42,7 @@ from radosmount.store.names import (
     is_continuation,
     pool_of,
 )
+from radosmount.vfs.forest import Forest
 from radosmount.vfs.listing import (
     DirectoryEntry,
     Listing,
@@ -63,15 +63,12 @@ from radosmount.vfs.nodes import (
 from radosmount.vfs.objects import Objects
 from radosmount.vfs.pools import Pools
 from radosmount.vfs.statahead import StatAhead
-from radosmount.vfs.trees import Tree
 
 # A directory without a marker is there because of its objects' names: who looks it up goes by the
 # index, and has an older one made anew. What this mount makes or removes is known at once.
 IMPLIED_FRESHNESS_S: Final = 30.0
 # How long what was heard of a marker answers: every path through a directory looks it up.
 MARKER_FRESHNESS_S: Final = 1.0
-# Any name is a namespace: of so many places an index of names is kept.
-TREE_COUNT_MAX: Final = 64
 # The directory of a pool below which its namespaces are, by name; reserved by the grammar.
 NAMESPACES: Final = b".nspace"
 # So many names of a directory come with their inodes, so that the kernel asks for each by number,
@@ -113,14 +110,14 @@ class Directories:
         self._objects = objects
         self._has_posix = view.has_posix
         self._is_tree = view.names is NamesMode.TREE
-        self._trees: OrderedDict[ObjectPlace, Tree] = OrderedDict()  # the last used at the end
+        self._forest = Forest(store, nodes, nursery)
         if self._is_tree:
-            nodes.watch(self.note)
+            nodes.watch(self._forest.note)
 
     async def warm_up(self, place: ObjectPlace) -> None:
         """Have the index of names before the first look-up needs it. What fails then says so."""
         if self._is_tree:
-            await self._tree(place).refresh(math.inf)
+            await self._forest.tree(place).refresh(math.inf)
 
     # Names
 
@@ -186,7 +183,7 @@ class Directories:
             await self._check_empty(parent, name)
             return None
         node = await self._below(parent, name)
-        index = await self._tree(node.place).index(0.0)
+        index = await self._forest.tree(node.place).index(0.0)
         if not index.has_directory(node.path):
             raise NoSuchEntry(f"{name!r}")
         if not index.is_bare(node.path):
@@ -216,7 +213,7 @@ class Directories:
         """Hear what its marker is now, if it may have one. Raises: StoreError."""
         if node.is_removed:  # the marker of that name, if there is one, is another's
             return
-        index = self._tree(node.place).known(math.inf) if self._is_tree else None
+        index = self._forest.index(node.place)
         if index is None or not index.has_marker(node.path):
             node.marker = None
         elif trio.current_time() - node.heard_s >= MARKER_FRESHNESS_S and await self._is_marked(
@@ -232,7 +229,7 @@ class Directories:
     def take_marker(self, node: DirectoryNode, marker: ObjectStat) -> DirectoryNode:
         """The inode of a directory (`node` itself may be none), whose marker is that now."""
         known = self._directory_node(node.place, node.path)
-        self.note(self._marker(node), True)
+        self._forest.note(self._marker(node), True)
         known.marker, known.heard_s = marker, trio.current_time()
         return known
 
@@ -249,17 +246,10 @@ class Directories:
             return 2 + len(self._pools.visible())
         if isinstance(node, DirectoryNode) and node.is_removed:
             return 0
-        if not isinstance(node, DirectoryNode) or not self._is_tree:
+        if not isinstance(node, DirectoryNode):
             return 2
-        tree = self._trees.get(node.place)
-        index = None if tree is None else tree.known(math.inf)
+        index = self._forest.index(node.place)
         return 2 if index is None else 2 + index.subdirectory_count(node.path)
-
-    def note(self, key: ObjectKey, is_there: bool | None) -> None:
-        """An object is there, or not any more; None: either."""
-        tree = self._trees.get(ObjectPlace(key.pool_id, key.namespace))
-        if tree is not None:
-            tree.note(key, is_there)
 
     # Listing
 
@@ -272,7 +262,8 @@ class Directories:
         if node.path == (NAMESPACES,):
             return self._opened(ino, no_entries())
         if self._is_tree:
-            return self._opened(ino, tree_entries(self._tree(node.place), node.place, node.path))
+            tree = self._forest.tree(node.place)
+            return self._opened(ino, tree_entries(tree, node.place, node.path))
         return self._opened(ino, self._object_entries(node))
 
     def listed_node(self, opened: OpenDirectory, entry: DirectoryEntry, is_told: bool) -> Node:
@@ -314,7 +305,7 @@ class Directories:
         node = DirectoryNode(directory.place, (*directory.path, name))
         index: NameIndex | None = None
         with contextlib.suppress(StoreError):  # who asks for an object need not have the others'
-            index = await self._tree(node.place).current(IMPLIED_FRESHNESS_S)
+            index = await self._forest.tree(node.place).current(IMPLIED_FRESHNESS_S)
         if index is not None and index.has_directory(node.path):
             return await self._known_node(node)
         key = self._tree_key(directory, name)
@@ -341,7 +332,7 @@ class Directories:
         try:
             return await self._objects.look_up(key, caller)
         except NoSuchEntry:
-            self.note(key, False)
+            self._forest.note(key, False)
             raise
 
     async def _is_there(self, node: DirectoryNode) -> bool:
@@ -357,17 +348,17 @@ class Directories:
             node.marker = await self._store.stat(marker)
         except ObjectNotFound:
             node.marker = None
-            self.note(marker, False)
+            self._forest.note(marker, False)
             return False
-        self.note(marker, True)
+        self._forest.note(marker, True)
         return True
 
     async def _is_implied(self, node: DirectoryNode) -> bool:
-        index = await self._tree(node.place).latest(IMPLIED_FRESHNESS_S)
+        index = await self._forest.tree(node.place).latest(IMPLIED_FRESHNESS_S)
         return index.has_directory(node.path)
 
     def _has_directory(self, node: DirectoryNode) -> bool:
-        index = self._tree(node.place).known(math.inf)
+        index = self._forest.index(node.place)
         return index is not None and index.has_directory(node.path)
 
     def _tree_key(self, directory: DirectoryNode, name: bytes) -> ObjectKey:
@@ -388,7 +379,8 @@ class Directories:
         directory = await self._writable(parent)
         node = DirectoryNode(directory.place, (*directory.path, name))
         if self._is_tree:
-            is_empty = not (await self._tree(node.place).index(0.0)).has_directory(node.path)
+            index = await self._forest.tree(node.place).index(0.0)
+            is_empty = not index.has_directory(node.path)
         else:
             async with contextlib.aclosing(self._object_entries(node)) as batches:
                 is_empty = not any([bool(batch) async for batch in batches])
@@ -430,24 +422,6 @@ class Directories:
             raise InvalidCall(str(failure)) from failure
         return ObjectKey(node.place.pool_id, node.place.namespace, name)
 
-    def _tree(self, place: ObjectPlace) -> Tree:
-        tree = self._trees.get(place)
-        if tree is None:
-            tree = Tree(self._store, place, self._nursery, lambda: self._unstored(place))
-            self._trees[place] = tree
-            if len(self._trees) > TREE_COUNT_MAX:
-                self._trees.popitem(last=False)
-        self._trees.move_to_end(place)
-        return tree
-
-    def _unstored(self, place: ObjectPlace) -> list[ObjectKey]:
-        """Files that the store does not list yet."""
-        return [
-            node.file.key
-            for node in self._nodes.files()
-            if node.file.is_new and not node.file.is_unlinked and place.holds(node.file.key)
-        ]
-
     def _opened(self, ino: int, batches: AsyncIterator[list[DirectoryEntry]]) -> OpenDirectory:
         listing = Listing(batches)
         stat_ahead = StatAhead(self._nursery, self._objects.revalidate)
@@ -459,7 +433,7 @@ class Directories:
     def _object_entries(self, node: DirectoryNode) -> AsyncGenerator[list[DirectoryEntry], None]:
         place = node.place
         objects = self._store.list_objects(place.pool_id, place.namespace)
-        return object_entries(place, node.path, objects, self._unstored(place))
+        return object_entries(place, node.path, objects, self._nodes.unlisted(place))
 
     async def _known_node(self, node: DirectoryNode) -> DirectoryNode:
         """The inode of a directory that the index has. Raises: NoSuchEntry where its marker was

@@ -294,6 +294,14 @@ class NodeTable:
     def files(self) -> list[FileNode]:
         return [node for node in self._by_ino.values() if isinstance(node, FileNode)]
 
+    def unlisted(self, place: ObjectPlace) -> list[ObjectKey]:
+        """Files that the store does not list yet."""
+        return [
+            node.file.key
+            for node in self.files()
+            if node.file.is_new and not node.file.is_unlinked and place.holds(node.file.key)
+        ]
+
     def _enter(self, node: Node, ino: int) -> None:
         assert node.identity not in self._by_identity
         node.ino = ino
