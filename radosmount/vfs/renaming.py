@@ -257,7 +257,8 @@ class Renaming:
     async def _replace(
         self, key: ObjectKey, steps: tuple[Step, ...], source: _Source, may_replace: bool
     ) -> int:
-        """One operation, whether the target exists or not; what we know of tells which first."""
+        """One operation, whether the target exists or not; what we know of tells which first. What
+        could not be made, since something stands there by now, is replaced: it may be our own."""
         replacing = Change((Remove(), *steps), mtime_s=source.stat.mtime_s)
         making = Change((Create(), *steps), Existence.ABSENT, source.stat.mtime_s)
         if not may_replace:
@@ -266,7 +267,7 @@ class Renaming:
             except ObjectExists as refusal:
                 raise EntryExists(f"{key.name!r}") from refusal
         is_known = self._nodes.find_file(key) is not None
-        for change in (replacing, making) if is_known else (making, replacing):
+        for change in (replacing, making, replacing) if is_known else (making, replacing):
             try:
                 return await self._apply_surely(key, change)
             except (ObjectExists, ObjectNotFound):

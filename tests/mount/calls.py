@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -62,3 +63,12 @@ def exists(objects: rados.Ioctx, name: str) -> bool:
 def object_of(objects: rados.Ioctx, path: Path) -> bytes:
     size, _ = objects.stat(path.name)
     return objects.read(path.name, size + 1)
+
+
+def run(*words: object, cwd: Path | None = None) -> str:
+    """A program's output. It succeeds, and complains of nothing."""
+    result = subprocess.run(
+        list(map(str, words)), capture_output=True, text=True, cwd=cwd, timeout=100
+    )
+    assert (result.returncode, result.stderr) == (0, ""), f"{words}: {result}"
+    return result.stdout

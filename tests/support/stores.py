@@ -33,6 +33,10 @@ def is_call(method: str) -> Callable[[Call], bool]:
     return lambda call: call.method == method
 
 
+def makes(call: Call) -> bool:
+    return is_apply(call) and "Create()" in repr(call.change)
+
+
 def removes(call: Call) -> bool:
     return is_apply(call) and "Remove()" in repr(call.change)
 

@@ -22,7 +22,8 @@ from radosmount.store.interface import ObjectKey, Remove
 from radosmount.store.memory import Call
 from radosmount.store.posix import NS_PER_S
 from radosmount.vfs.attributes import AttributeChange
-from radosmount.vfs.directories import IMPLIED_FRESHNESS_S, TREE_COUNT_MAX
+from radosmount.vfs.directories import IMPLIED_FRESHNESS_S
+from radosmount.vfs.forest import TREE_COUNT_MAX
 from radosmount.vfs.nodes import ROOT_INO
 from tests.support.mounts import MountBench
 from tests.support.stores import key_of
