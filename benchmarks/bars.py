@@ -42,6 +42,16 @@ class Bar:
             return result.request_cpu_us(self.row, self.peer)
         return result.ratio(self.row, self.peer, self.base)
 
+    def ceiling(self, result: Result) -> float | None:
+        """What the row would reach if nothing took any time but its round trips, and each of them
+        what it takes librados."""
+        counts = ROUND_TRIPS.get((self.row, self.peer))
+        read_us, write_us = (result.duration_us(row, LIBRADOS) for row in (ONE_READ, ONE_WRITE))
+        base_us = result.duration_us(self.row, self.base)
+        if counts is None or read_us is None or write_us is None or base_us is None:
+            return None
+        return base_us / (counts[0] * read_us + counts[1] * write_us)
+
     def verdict(self, result: Result) -> Verdict:
         reached = self.reached(result)
         if reached is None:
@@ -77,10 +87,28 @@ BARS: Final = (
     Bar("getattr", REQUEST_CPU, 6.0),
 )
 
+# Rows of librados that are one read, and one acknowledged write, at a time.
+ONE_READ: Final = "random-1"
+ONE_WRITE: Final = "xattr-set"
+# Row and peer: reads (look-ups) and acknowledged writes, each sent when the one before it has been
+# answered. Of create-8 those under the directory's lock, which are one file's at a time.
+ROUND_TRIPS: Final = {
+    ("create-1", OWN): (1, 2),
+    ("create-8", OWN): (1, 1),
+    ("create-1", LAZY): (1, 1),
+    ("create-8", LAZY): (1, 1),
+    ("xattr-set", OWN): (0, 1),
+    ("append", OWN): (0, 1),
+    ("unlink", OWN): (0, 1),
+    ("unlink", LAZY): (0, 1),
+    ("replace", OWN): (3, 4),
+}
+
 # Row: what a profile, or the count of round trips against the cluster's own latency, has shown.
 BOUNDS: Final[dict[str, str]] = {
-    "read-cold": "The time is the client's CPU and the program's, one after the other. Half of it"
-    " is the program's: the page cache and the copy from it, which ceph-fuse's reader pays, too.",
+    "read-cold": "A file is one object, of one placement group, whose reads the OSD serves one"
+    " after the other (a trace of the scheduler shows one of its threads at a time); ceph-fuse's"
+    " file is of many. The client's copies and the program's, on the same cores, come in between.",
     "write": "The cluster: librados, one write of 4 MiB after the other, is no faster. The first"
     " operation has the guard and goes alone; then four are under way.",
     "create-1": "The round trips are librados's (a stat, an exclusive create, a write_full; beside"
@@ -91,11 +119,13 @@ BOUNDS: Final[dict[str, str]] = {
     " ceph-fuse's MDS answers from memory.",
     "create-8": "The kernel holds the directory's lock over open(2) with O_CREAT: a stat and an"
     " exclusive create in a row, for one file at a time, however many threads ask.",
+    "append": "One round trip, as in librados's row, and two requests. The rest is CPU after a"
+    " sleep, as of a create.",
     "xattr-set": "One round trip, as in librados's row, and one request, whose two sides wake each"
     " other. The rest is CPU after a sleep, as of a create.",
-    "replace": "Six round trips in a row, four of them acknowledged writes as in librados's row,"
-    " two for the look-ups that rename(2) begins with; ceph-fuse renames in its MDS. The rest is"
-    " CPU after a sleep, as of a create.",
+    "replace": "Seven round trips in a row, four of them acknowledged writes as in librados's row,"
+    " three for the look-ups that open(2) and rename(2) begin with; ceph-fuse renames in its MDS."
+    " The rest is CPU after a sleep, as of a create.",
     "unlink": "One round trip, as in librados's row, and one request, whose two sides wake each"
     " other. The rest is CPU after a sleep, as of a create. A listed name is known for a"
     " second: those that are reached later are looked up again.",

@@ -23,6 +23,10 @@ medians. *Cold* is a fresh mount with its caches gone, the page cache dropped an
 After each row the bytes are verified past the mount. `librados` makes the same round trips by
 plain calls of the Python binding, in a row: a file system that reaches it adds nothing.
 """
+BARS_NOTE: Final = """\
+*Round trips alone*: what a row under its bar would reach if each of its round trips, one after the
+other, took what it takes librados, and nothing else took any time.
+"""
 SHARES_NOTE: Final = """\
 µs an operation or MiB. Where librados's time and the client's CPU make up the time, nothing waits
 that could be sent at once: what is left is the CPU. Where as many cores are busy as there are, it
@@ -107,7 +111,8 @@ def round_trips(result: Result) -> str:
 def bars(result: Result) -> str:
     titles = {row.key: row.title for row in result.rows}
     lines = [bar_line(result, bar, titles[bar.row]) for bar in BARS if bar.row in titles]
-    return table(["", "who", "at least", "reached", "", "what bounds it"], lines)
+    heads = ["", "who", "at least", "reached", "", "round trips alone", "what bounds it"]
+    return table(heads, lines) + "\n" + BARS_NOTE
 
 
 def shares(result: Result) -> str:
@@ -134,8 +139,9 @@ def shares(result: Result) -> str:
 def bar_line(result: Result, bar: Bar, title: str) -> list[str]:
     reached, verdict = bar.reached(result), bar.verdict(result)
     bound = BOUNDS.get(bar.row, "") if verdict is Verdict.NOT_MET else ""
-    value = NOTHING if reached is None else rounded(reached)
-    return [title, bar.peer, bar.text, value, verdict.value, bound]
+    ceiling = bar.ceiling(result) if bound else None
+    value, alone = (NOTHING if x is None else rounded(x) for x in (reached, ceiling))
+    return [title, bar.peer, bar.text, value, verdict.value, alone, bound]
 
 
 def failures(result: Result) -> str:

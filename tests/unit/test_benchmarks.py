@@ -11,7 +11,18 @@ from pathlib import Path
 import pytest
 
 from benchmarks import idle
-from benchmarks.bars import BARS, LAZY, OWN, REQUEST_CPU, Bar, Verdict
+from benchmarks.bars import (
+    BARS,
+    LAZY,
+    LIBRADOS,
+    ONE_READ,
+    ONE_WRITE,
+    OWN,
+    REQUEST_CPU,
+    ROUND_TRIPS,
+    Bar,
+    Verdict,
+)
 from benchmarks.content import MIB, checksum, content, share_of, shuffled_pages
 from benchmarks.driver import Args
 from benchmarks.listing import FEW_COUNT, names_of
@@ -225,10 +236,23 @@ def test_report_shows_rates_ratios_failures_and_what_is_not_promised() -> None:
     )
     lines = text.splitlines()
     assert "| write it, MiB/s | 2,500 <sub>2,000..3,000</sub> | 1,000 † | < 7 |" in lines
-    assert "| write it | radosmount | 1.2 of ceph-fuse | 2.50 | met |  |" in lines
+    met = f"| write it | radosmount | 1.2 of ceph-fuse | 2.50 | met | {NOTHING} |  |"
+    assert met in lines
     assert f"| write it, MiB/s | 2.50 | {NOTHING} |" in lines
     assert "- write it, radosmount lazy: 1 of 1 turns: slower than 7 MiB/s (stopped)" in lines
     assert "1 of 1 bars are met" in text
+
+
+def test_what_round_trips_alone_would_allow() -> None:
+    """Three reads of 250 µs and four writes of 1 ms, where ceph-fuse takes 5 ms."""
+    limits = [sample("random-1", LIBRADOS, 4000), sample("xattr-set", LIBRADOS, 1000)]
+    bar = Bar("replace", BASE_PEER, 1.3)
+    result = result_of(*limits, sample("replace", BASE_PEER, 200), sample("replace", OWN, 150))
+    assert bar.ceiling(result) == pytest.approx(5000 / (3 * 250 + 4 * 1000))
+    assert bar.ceiling(result_of(*limits)) is None
+    assert Bar("read-cold", BASE_PEER, 1.6).ceiling(result) is None
+    keys = {row.key for row in rows_of(TINY, SEED)}
+    assert {row for row, _ in ROUND_TRIPS} | {ONE_READ, ONE_WRITE} <= keys
 
 
 def test_report_shows_where_the_time_goes() -> None:
