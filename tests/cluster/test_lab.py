@@ -127,8 +127,9 @@ def test_killed_owner(directory: Path) -> None:
     assert not directory.exists()
 
 
-def test_frozen_daemon_ends_too(directory: Path) -> None:
+def test_frozen_daemon_ends_too(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGTERM does not reach a stopped process; SIGKILL does."""
+    monkeypatch.setattr("radosmount.lab.TERM_TIMEOUT_S", 1.0)
     lab = Lab(directory)
     lab.start()
     pids = lab.pids()

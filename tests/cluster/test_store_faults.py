@@ -4,7 +4,7 @@ its own."""
 import contextlib
 import itertools
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from signal import SIGCONT, SIGSTOP
 
 import pytest
@@ -125,17 +125,18 @@ async def test_frozen_osd(own_lab: Lab, store: RadosStore, key: ObjectKey) -> No
     """Every call ends in TimedOut, in time, a listing too; afterwards all goes on."""
     await put(store, key, b"before")
     assert key.name in await list_names(store, key.pool_id)
+
+    async def ask(call: Callable[[], Awaitable[object]]) -> None:
+        with times_out():
+            await call()
+
     with frozen(own_lab, "osd.0"):
-        with times_out():
-            await store.stat(key)
-        with times_out():
-            await store.read(key, 0, 10)
-        with times_out():
-            await put(store, key, b"after")
-        with times_out():
-            await list_names(store, key.pool_id)
-        with times_out():
-            await store.probe_write(key.pool_id, b"")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, lambda: store.stat(key))
+            nursery.start_soon(ask, lambda: store.read(key, 0, 10))
+            nursery.start_soon(ask, lambda: put(store, key, b"after"))
+            nursery.start_soon(ask, lambda: list_names(store, key.pool_id))
+            nursery.start_soon(ask, lambda: store.probe_write(key.pool_id, b""))
     await serves_again(own_lab, store, key)
     # The write that timed out may be applied or not: its outcome is unknown.
     assert (await store.read(key, 0, 10)).data in (b"before", b"after")

@@ -14,6 +14,7 @@ from radosmount.vfs.directories import INODE_COUNT
 from tests.mount.mounting import mounted
 from tests.mount.raw_objects import raw_pool
 
+LARGE_POOL = "large-directory"
 NAMES = [
     b"a b",
     b"-rf",
@@ -112,14 +113,21 @@ def test_every_name_can_be_written(lab: Lab, pool: str) -> None:
             assert list(paths_below(os.fsencode(mount.path))) == []
 
 
-@pytest.mark.parametrize("options", ["", "stock_fuse"])
-def test_names_without_inodes(options: str, lab: Lab, pool: str) -> None:
-    """Of a very large directory most names are listed bare: each once, by its own number, and
-    the kernel looks up what is asked for."""
-    with raw_pool(lab.conf_path, pool) as objects:
+@pytest.fixture(scope="module")
+def large_pool(lab: Lab) -> str:
+    """One with a very large directory."""
+    lab.create_pool(LARGE_POOL)
+    with raw_pool(lab.conf_path, LARGE_POOL) as objects:
         for number in range(INODE_COUNT + 500):
             objects.put(b"many/%d" % number, b"x" * (number % 7))
-    with mounted(lab, f"ceph:{pool}", options) as mount:
+    return LARGE_POOL
+
+
+@pytest.mark.parametrize("options", ["", "stock_fuse"])
+def test_names_without_inodes(options: str, lab: Lab, large_pool: str) -> None:
+    """Of a very large directory most names are listed bare: each once, by its own number, and
+    the kernel looks up what is asked for."""
+    with mounted(lab, f"ceph:{large_pool}", options) as mount:
         with os.scandir(mount.path / "many") as entries:
             found = {int(entry.name): (entry.inode(), entry.is_file()) for entry in entries}
         assert sorted(found) == list(range(INODE_COUNT + 500))
