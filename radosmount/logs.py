@@ -3,12 +3,17 @@
 import logging
 import logging.handlers
 import os
+import re
 from typing import Final
 
 from radosmount.config import Config
 from radosmount.errors import MountError
 
 SYSLOG_SOCKET: Final = "/dev/log"
+# What pyfuse3 says where the kernel has unmounted before a reply that it does not wait for.
+UNAWAITED_REPLY: Final = re.compile(
+    r"^fuse_release(dir)?\(\): fuse_reply_\* failed with No such file"
+)
 
 
 def configure_logging(config: Config) -> None:
@@ -18,8 +23,14 @@ def configure_logging(config: Config) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.DEBUG if config.is_debug else logging.INFO)
-    logging.getLogger("pyfuse3").setLevel(logging.INFO)  # its DEBUG is several lines a request
+    pyfuse3_log = logging.getLogger("pyfuse3")
+    pyfuse3_log.setLevel(logging.INFO)  # its DEBUG is several lines a request
+    pyfuse3_log.addFilter(is_of_interest)
     logging.raiseExceptions = config.is_foreground  # the daemon has no stderr to complain on
+
+
+def is_of_interest(record: logging.LogRecord) -> bool:
+    return not UNAWAITED_REPLY.search(record.getMessage())
 
 
 def make_handler(config: Config) -> tuple[logging.Handler, str]:

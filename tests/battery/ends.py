@@ -31,7 +31,6 @@ PIECE_BYTES: Final = 256 * KIB
 PIECE_COUNT_MAX: Final = 400  # within the size of one object
 PIECE_PAUSE_S: Final = 0.005
 END_LIMIT_S: Final = 60.0
-NOBODY_WAITS: Final = "fuse_reply_.* failed with No such file"  # for a RELEASE
 
 
 @contextlib.contextmanager
@@ -222,7 +221,7 @@ def end_while_dirty(
     took_s = round(time.monotonic() - began_s, 1)
     more = arena.figures.more
     more["longest_s"] = max(took_s, float(more.get("longest_s", 0)))
-    mount.check_log([NOBODY_WAITS])
+    mount.check_log()
     if find_mount(str(mount.path)) or list(mount.folder.glob("spool/*")):
         raise RowFailed(f"{prefix}: it is still mounted, or something was not stored")
     for name, content in contents.items():
