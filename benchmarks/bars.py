@@ -123,9 +123,9 @@ BOUNDS: Final[dict[str, str]] = {
     " sleep, as of a create.",
     "xattr-set": "One round trip, as in librados's row, and one request, whose two sides wake each"
     " other. The rest is CPU after a sleep, as of a create.",
-    "replace": "Seven round trips in a row, four of them acknowledged writes as in librados's row,"
-    " three for the look-ups that open(2) and rename(2) begin with; ceph-fuse renames in its MDS."
-    " The rest is CPU after a sleep, as of a create.",
+    "replace": "The acknowledged writes of librados's row, and the look-ups that open(2) and"
+    " rename(2) begin with, each after the one before; ceph-fuse renames in its MDS. The rest is"
+    " CPU after a sleep, as of a create.",
     "unlink": "One round trip, as in librados's row, and one request, whose two sides wake each"
     " other. The rest is CPU after a sleep, as of a create. A listed name is known for a"
     " second: those that are reached later are looked up again.",

@@ -7,6 +7,7 @@ So the same calls of radosmount, over a store in memory, are timed in a loop and
 
 import contextlib
 import os
+import socket
 import statistics
 import threading
 import time
@@ -80,30 +81,31 @@ async def create_s(filesystem: Filesystem, name: bytes, sleep_s: float) -> float
 
 
 def wake_up_us() -> float | None:
-    """From a write(2) on one core until a thread that waited on another has read it, in µs. None
+    """From a send(2) on one core until a thread that waited on another has it, in µs. None
     where there is no other core."""
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         return None
-    there, back = os.pipe(), os.pipe()
+    ours, theirs = socket.socketpair()
 
     def answer() -> None:
-        os.sched_setaffinity(0, {cores[1]})  # of this thread
-        for _ in range(WAKE_COUNT):
-            os.write(back[1], os.read(there[0], 1))
+        with theirs:  # its end, however that comes about, is the end of who waits for it
+            os.sched_setaffinity(0, {cores[1]})  # of this thread
+            while byte := theirs.recv(1):
+                theirs.send(byte)
 
     other = threading.Thread(target=answer)
     other.start()
-    os.sched_setaffinity(0, {cores[0]})
     try:
-        began_s = time.perf_counter()
-        for _ in range(WAKE_COUNT):
-            os.write(there[1], b"x")
-            os.read(back[0], 1)
-        used_s = time.perf_counter() - began_s
+        with ours:
+            os.sched_setaffinity(0, {cores[0]})
+            began_s = time.perf_counter()
+            for _ in range(WAKE_COUNT):
+                ours.send(b"x")
+                if not ours.recv(1):
+                    raise RuntimeError("nobody answers on the other core")
+            used_s = time.perf_counter() - began_s
     finally:
         os.sched_setaffinity(0, cores)
         other.join()
-        for fd in (*there, *back):
-            os.close(fd)
     return used_s / WAKE_COUNT / 2 * 1e6

@@ -138,8 +138,9 @@ def shares(result: Result) -> str:
 
 def bar_line(result: Result, bar: Bar, title: str) -> list[str]:
     reached, verdict = bar.reached(result), bar.verdict(result)
-    bound = BOUNDS.get(bar.row, "") if verdict is Verdict.NOT_MET else ""
-    ceiling = bar.ceiling(result) if bound else None
+    is_missed = verdict is Verdict.NOT_MET
+    bound = BOUNDS.get(bar.row, "") if is_missed else ""
+    ceiling = bar.ceiling(result) if is_missed else None
     value, alone = (NOTHING if x is None else rounded(x) for x in (reached, ceiling))
     return [title, bar.peer, bar.text, value, verdict.value, alone, bound]
 

@@ -191,10 +191,8 @@ class CachedFile:
     @property
     def mtime_s(self) -> int:
         flight_mtime_s = self._flight.changes.mtime_s if self._flight else None
-        for mtime_s in (self._dirty.mtime_s, flight_mtime_s):
-            if mtime_s is not None:
-                return mtime_s
-        return self.base.mtime_s
+        known = (self._dirty.mtime_s, flight_mtime_s, self.base.mtime_s)
+        return next(mtime_s for mtime_s in known if mtime_s is not None)
 
     @property
     def posix(self) -> Posix:
@@ -417,9 +415,13 @@ class CachedFile:
         self.size = stat.size
         return is_changed
 
-    def check_unchanged(self, change_count: int) -> None:
-        """Raises: StaleFile where someone else has changed it since there were so many changes."""
-        if self.orphan is None and self.foreign_change_count != change_count:
+    def has_changed_since(self, change_count: int | None) -> bool:
+        """Whether someone else has, since there were so many foreign changes; None: no matter."""
+        return change_count not in (None, self.foreign_change_count) and self.orphan is None
+
+    def check_unchanged(self, change_count: int | None) -> None:
+        """Raises: StaleFile."""
+        if self.has_changed_since(change_count):
             raise StaleFile(f"{self.key.name!r} was changed by someone else")
 
     def take_change(self, now: ObjectStat, is_as_bare: bool) -> None:
@@ -441,10 +443,8 @@ class CachedFile:
         self.foreign_change_count -= version == self.base.version
 
     def take_base(self, source: ObjectStat, version: int) -> None:
-        """The object was moved, and is at `version` now; `source` is what it was before.
-
-        If that is not what we knew, someone else has changed it.
-        """
+        """The object was moved, and is at `version` now; `source` is what it was before: if that
+        is not what we knew, someone else has changed it."""
         is_known = source.version == self.base.version
         self.base = replace(source, version=version)
         self.stored = None

@@ -164,8 +164,7 @@ class PageCache:
         offset = file.size if is_append else offset
         try:
             self._check_change(file, offset + len(data))
-            if change_count is not None:  # others may have been there while this one waited
-                file.check_unchanged(change_count)
+            file.check_unchanged(change_count)  # others may have been there while this one waited
         except FilesystemError:
             self._budget.release(len(data))
             raise

@@ -25,7 +25,8 @@ class FileHandle:
         self.head: ReadResult | None = None  # came with the look-up, for the first read
         self.ahead = HandleAhead()
         self._heard_error_count = node.file.reported_error_count
-        self.foreign_change_count = node.file.foreign_change_count
+        # That the writer knows of; an append goes behind whatever others have written.
+        self.known_change_count = None if is_append else node.file.foreign_change_count
 
     @property
     def file(self) -> CachedFile:
@@ -35,9 +36,7 @@ class FileHandle:
     def is_outdated(self) -> bool:
         """Whether someone else has changed the file since this open, as the mount has heard. What
         is written is guarded by what was heard last, so this would let it through."""
-        file = self.file
-        is_changed = self.foreign_change_count != file.foreign_change_count
-        return is_changed and not self.is_append and file.orphan is None
+        return self.file.has_changed_since(self.known_change_count)
 
     def note_dropped(self) -> None:
         """The kernel asks by this handle: it has processed the answer of the open, which had it

@@ -122,8 +122,7 @@ class OpenFiles:
         opened = self.handles[handle]
         if opened.is_outdated:
             await self.check_unchanged(handle)
-        is_guarded = self._has_guard and not opened.is_append
-        change_count = opened.foreign_change_count if is_guarded else None
+        change_count = opened.known_change_count if self._has_guard else None
         await self._cache.write(opened.file, offset, data, opened.is_append, change_count)
         if opened.clears_setuid:
             self._metadata.clear_setuid(opened.file)
@@ -178,7 +177,7 @@ class OpenFiles:
         if not (self._has_guard and opened.is_outdated):
             return
         await self._objects.in_turn(opened.file, _nothing)  # of ours, too, may have been heard
-        opened.file.check_unchanged(opened.foreign_change_count)
+        opened.file.check_unchanged(opened.known_change_count)
 
     # Inside
 

@@ -16,85 +16,26 @@ from radosmount.errors import (
     NoSuchEntry,
     NotPermitted,
     ReadOnly,
-    StoreFailure,
 )
 from radosmount.store.interface import ObjectKey, Remove
 from radosmount.store.memory import Call
 from radosmount.store.posix import NS_PER_S
 from radosmount.vfs.attributes import AttributeChange
 from radosmount.vfs.directories import IMPLIED_FRESHNESS_S
-from radosmount.vfs.forest import TREE_COUNT_MAX
 from radosmount.vfs.nodes import ROOT_INO
 from tests.support.mounts import MountBench
 from tests.support.stores import key_of
-
-TREE = ViewConfig(pool=b"assets", names=NamesMode.TREE)
-
-
-class Bench(MountBench):
-    """Speaks of files and directories by path, as the kernel would, component by component."""
-
-    def __init__(self, nursery: trio.Nursery) -> None:
-        super().__init__(nursery, view=TREE)
-        self.listings = 0
-        self.store.fail_next(StoreFailure("never"), self._count)
-
-    def _count(self, call: Call) -> bool:
-        self.listings += call.method == "list_objects"
-        return False
-
-    async def parent(self, path: bytes) -> tuple[int, bytes]:
-        *above, name = path.split(b"/")
-        ino = ROOT_INO
-        for component in above:
-            ino = (await self.fs.lookup(ino, component)).ino
-        return ino, name
-
-    async def is_directory(self, path: bytes) -> bool:
-        return bool((await self.fs.lookup(*await self.parent(path))).mode & 0o040000)
-
-    async def mkdir(self, path: bytes) -> None:
-        await self.fs.make_directory(*await self.parent(path))
-
-    async def rmdir(self, path: bytes) -> None:
-        await self.fs.remove_directory(*await self.parent(path))
-
-    async def write(self, path: bytes, data: bytes) -> None:
-        parent, name = await self.parent(path)
-        opened, _ = await self.fs.create(parent, name, os.O_CREAT | os.O_RDWR)
-        await self.fs.write(opened.handle, 0, data)
-        await self.close(opened.handle)
-
-    async def read_file(self, path: bytes) -> bytes:
-        ino = (await self.fs.lookup(*await self.parent(path))).ino
-        handle = (await self.fs.open(ino, os.O_RDONLY)).handle
-        data = await self.read(handle)
-        await self.close(handle)
-        return data
-
-    async def remove(self, path: bytes) -> None:
-        await self.fs.unlink(*await self.parent(path))
-
-    async def move(self, old: bytes, new: bytes) -> None:
-        await self.fs.rename(*await self.parent(old), *await self.parent(new), may_replace=True)
-
-    async def ls(self, path: bytes = b"") -> set[bytes]:
-        ino = ROOT_INO
-        if path:
-            ino = (await self.fs.lookup(*await self.parent(path))).ino
-        names = await self.names(ino)
-        assert len(set(names)) == len(names)
-        return set(names)
+from tests.support.trees import TreeBench
 
 
 @pytest.fixture
-async def mount(nursery: trio.Nursery) -> Bench:
-    bench = Bench(nursery)
+async def mount(nursery: trio.Nursery) -> TreeBench:
+    bench = TreeBench(nursery)
     await bench.fs.start()
     return bench
 
 
-async def test_names_are_paths(mount: Bench) -> None:
+async def test_names_are_paths(mount: TreeBench) -> None:
     """`/` in an object's name separates directories, which appear by themselves."""
     mount.store.put_now(key_of(b"img/2026/1.jpg"), b"jpg")
     assert await mount.ls() == {b"img"}
@@ -105,7 +46,7 @@ async def test_names_are_paths(mount: Bench) -> None:
     assert await mount.ls(b"img/2026") == {b"1.jpg", b"2.jpg"}
 
 
-async def test_mkdir_makes_a_marker(mount: Bench) -> None:
+async def test_mkdir_makes_a_marker(mount: TreeBench) -> None:
     """An empty directory stays, since mkdir makes the empty object `d/`."""
     await mount.mkdir(b"d")
     assert mount.stored(b"d/") == b""
@@ -122,7 +63,7 @@ async def test_mkdir_makes_a_marker(mount: Bench) -> None:
     assert await mount.ls() == {b"d"}
 
 
-async def test_mkdir_where_others_have_made_one(mount: Bench) -> None:
+async def test_mkdir_where_others_have_made_one(mount: TreeBench) -> None:
     """By a marker, or by a name that implies it."""
     mount.store.put_now(key_of(b"marked/"), b"")
     mount.store.put_now(key_of(b"implied/x"), b"")
@@ -131,7 +72,7 @@ async def test_mkdir_where_others_have_made_one(mount: Bench) -> None:
             await mount.mkdir(name)
 
 
-async def test_mkdir_of_what_no_object_is_below(mount: Bench) -> None:
+async def test_mkdir_of_what_no_object_is_below(mount: TreeBench) -> None:
     with pytest.raises(InvalidCall):
         await mount.mkdir(b".snap")
     await mount.mkdir(b"d")
@@ -139,7 +80,7 @@ async def test_mkdir_of_what_no_object_is_below(mount: Bench) -> None:
     assert mount.stored(b"d/.snap/") == b""
 
 
-async def test_rmdir(mount: Bench) -> None:
+async def test_rmdir(mount: TreeBench) -> None:
     """rmdir is ENOTEMPTY when anything lies below, by anyone's writing."""
     await mount.mkdir(b"d")
     await mount.write(b"d/f", b"x")
@@ -157,7 +98,7 @@ async def test_rmdir(mount: Bench) -> None:
         await mount.rmdir(b"d")
 
 
-async def test_rmdir_of_what_is_being_written(mount: Bench) -> None:
+async def test_rmdir_of_what_is_being_written(mount: TreeBench) -> None:
     """A file that RADOS does not have yet counts."""
     await mount.mkdir(b"d")
     parent, name = await mount.parent(b"d/f")
@@ -168,14 +109,14 @@ async def test_rmdir_of_what_is_being_written(mount: Bench) -> None:
     await mount.close(opened.handle)
 
 
-async def test_an_implied_directory_goes_with_its_last_file(mount: Bench) -> None:
+async def test_an_implied_directory_goes_with_its_last_file(mount: TreeBench) -> None:
     mount.store.put_now(key_of(b"d/f"), b"x")
     assert await mount.ls() == {b"d"}
     await mount.remove(b"d/f")
     assert await mount.ls() == set()
 
 
-async def test_a_file_and_a_directory_of_one_name(mount: Bench, mock_clock: MockClock) -> None:
+async def test_a_file_and_a_directory_of_one_name(mount: TreeBench, mock_clock: MockClock) -> None:
     """Both are reachable: the directory takes the name, the file has its second spelling."""
     mount.store.put_now(key_of(b"a"), b"file")
     assert await mount.read_file(b"a") == b"file"
@@ -191,7 +132,7 @@ async def test_a_file_and_a_directory_of_one_name(mount: Bench, mock_clock: Mock
     assert await mount.ls() == {b"a"}
 
 
-async def test_rename_between_directories(mount: Bench) -> None:
+async def test_rename_between_directories(mount: TreeBench) -> None:
     await mount.mkdir(b"d")
     await mount.mkdir(b"e")
     await mount.write(b"d/f", b"x")
@@ -201,7 +142,7 @@ async def test_rename_between_directories(mount: Bench) -> None:
     assert mount.stored(b"e/g") == b"x"
 
 
-async def test_rename_of_a_directory(mount: Bench) -> None:
+async def test_rename_of_a_directory(mount: TreeBench) -> None:
     """Renaming a directory is EXDEV, so that mv copies."""
     await mount.mkdir(b"d")
     await mount.ls()
@@ -209,78 +150,7 @@ async def test_rename_of_a_directory(mount: Bench) -> None:
         await mount.move(b"d", b"e")
 
 
-async def test_listings_are_shared_and_ours_is_known_at_once(
-    mount: Bench, mock_clock: MockClock
-) -> None:
-    """`ls -R` lists the pool once. What others have made is seen a second later."""
-    for number in range(20):
-        mount.store.put_now(key_of(b"d%d/f" % number), b"")
-    await mount.ls()
-    calls_of_one = mount.listings
-    for number in range(20):
-        assert await mount.ls(b"d%d" % number) == {b"f"}
-    assert mount.listings == calls_of_one
-    await mount.write(b"mine", b"")
-    mount.store.put_now(key_of(b"theirs"), b"")
-    assert b"mine" in await mount.ls()
-    mock_clock.jump(1.1)
-    assert {b"mine", b"theirs"} <= await mount.ls()
-    assert mount.listings == 2 * calls_of_one
-
-
-async def test_a_pool_that_takes_long_to_list(mount: Bench, mock_clock: MockClock) -> None:
-    """Is listed again only where the cluster says that something was written to it."""
-    mount.store.put_now(key_of(b"d/f"), b"")
-
-    async def take_long(call: Call) -> None:
-        if call.method == "list_objects":
-            mock_clock.jump(0.3)
-
-    mount.store.delay = take_long
-    assert await mount.ls(b"d") == {b"f"}
-    calls_of_one = mount.listings
-    for _ in range(5):
-        mock_clock.jump(20)
-        assert await mount.ls(b"d") == {b"f"}
-    assert mount.listings == calls_of_one
-    mount.store.put_now(key_of(b"d/g"), b"")
-    mock_clock.jump(20)
-    assert await mount.ls(b"d") == {b"f", b"g"}
-    mount.store.put_now(key_of(b"d/h"), b"")
-    mount.store.fail_next(StoreFailure("oops"), lambda call: call.method == "usage")
-    mock_clock.jump(20)
-    assert await mount.ls(b"d") == {b"f", b"g", b"h"}
-    assert mount.listings == 3 * calls_of_one
-
-
-async def test_what_changes_while_a_listing_is_made(mount: Bench, mock_clock: MockClock) -> None:
-    """A file removed or made meanwhile is not lost from the index, nor kept in it."""
-    mount.store.put_now(key_of(b"old"), b"")
-    await mount.fs.lookup(ROOT_INO, b"old")
-    mock_clock.jump(2)
-    gate, calls_before = trio.Event(), mount.listings
-    found: list[set[bytes]] = []
-
-    async def delay(call: Call) -> None:
-        is_second = mount.listings > calls_before  # what it will list is settled by the first
-        if call.method == "list_objects" and is_second:
-            await gate.wait()
-
-    mount.store.delay = delay
-
-    async def ls() -> None:
-        found.append(await mount.ls())
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(ls)
-        await wait_all_tasks_blocked()
-        await mount.write(b"new", b"")
-        await mount.remove(b"old")
-        gate.set()
-    assert found == [{b"new"}]
-
-
-async def test_a_directory_made_in_place_of_a_removed_one(mount: Bench) -> None:
+async def test_a_directory_made_in_place_of_a_removed_one(mount: TreeBench) -> None:
     """Is another inode as long as the kernel knows the first, which has no links any more: Linux
     lets nothing be made in an inode that it has seen removed."""
     await mount.mkdir(b"d")
@@ -296,7 +166,7 @@ async def test_a_directory_made_in_place_of_a_removed_one(mount: Bench) -> None:
     assert (await mount.fs.lookup(ROOT_INO, b"d")).ino == made.ino
 
 
-async def test_a_removed_directory_does_not_come_back(mount: Bench) -> None:
+async def test_a_removed_directory_does_not_come_back(mount: TreeBench) -> None:
     """Its times, set by who still has it open, have nothing to be kept in."""
     await mount.mkdir(b"d")
     removed = await mount.fs.lookup(ROOT_INO, b"d")
@@ -306,16 +176,7 @@ async def test_a_removed_directory_does_not_come_back(mount: Bench) -> None:
     assert mount.stored(b"d/") is None
 
 
-async def test_a_failed_listing_is_an_error(mount: Bench) -> None:
-    """Never a short or empty directory."""
-    mount.store.put_now(key_of(b"d/f"), b"")
-    mount.store.fail_next(StoreFailure("oops"), lambda call: call.method == "list_objects")
-    with pytest.raises(StoreFailure):
-        await mount.ls()
-    assert await mount.ls() == {b"d"}
-
-
-async def test_a_directory_that_others_remove(mount: Bench, mock_clock: MockClock) -> None:
+async def test_a_directory_that_others_remove(mount: TreeBench, mock_clock: MockClock) -> None:
     """Is gone when the listing that knew of it has aged."""
     mount.store.put_now(key_of(b"d/f"), b"")
     assert await mount.is_directory(b"d")
@@ -327,7 +188,7 @@ async def test_a_directory_that_others_remove(mount: Bench, mock_clock: MockCloc
         await mount.fs.lookup(ROOT_INO, b"d")
 
 
-async def test_both_of_one_name_stay_reachable(mount: Bench, mock_clock: MockClock) -> None:
+async def test_both_of_one_name_stay_reachable(mount: TreeBench, mock_clock: MockClock) -> None:
     """Without any listing before, and long after the last."""
     mount.store.put_now(key_of(b"a"), b"file")
     mount.store.put_now(key_of(b"a/b"), b"below")
@@ -337,18 +198,7 @@ async def test_both_of_one_name_stay_reachable(mount: Bench, mock_clock: MockClo
         mock_clock.jump(10 * IMPLIED_FRESHNESS_S)
 
 
-async def test_an_index_that_cannot_be_made_anew(mount: Bench, mock_clock: MockClock) -> None:
-    """Serves on, and look-ups do not wait for it."""
-    mount.store.put_now(key_of(b"d/f"), b"x")
-    assert await mount.read_file(b"d/f") == b"x"
-    for _ in range(3):
-        mock_clock.jump(IMPLIED_FRESHNESS_S + 1)
-        mount.store.fail_next(StoreFailure("oops"), lambda call: call.method == "list_objects")
-        assert await mount.read_file(b"d/f") == b"x"
-        await wait_all_tasks_blocked()
-
-
-async def test_the_marker_is_reachable_by_name(mount: Bench) -> None:
+async def test_the_marker_is_reachable_by_name(mount: TreeBench) -> None:
     mount.store.put_now(key_of(b"d/"), b"content")
     assert await mount.read_file(b"d/%-") == b"content"
 
@@ -396,92 +246,7 @@ async def test_namespaces(nursery: trio.Nursery, names: NamesMode) -> None:
         await bench.fs.lookup(space, b".nspace")
 
 
-async def test_all_who_wait_for_a_listing_hear_of_its_failure(
-    mount: Bench, mock_clock: MockClock
-) -> None:
-    """At once: nobody begins another one that fails as late as the first."""
-    mount.store.fail_next(StoreFailure("oops"), lambda call: call.method == "list_objects")
-    failures: list[StoreFailure] = []
-
-    async def look_up(number: int) -> None:
-        try:
-            await mount.fs.lookup(ROOT_INO, b"f%d" % number)
-        except StoreFailure as failure:
-            failures.append(failure)
-
-    async with trio.open_nursery() as nursery:
-        for number in range(5):
-            nursery.start_soon(look_up, number)
-    assert len(failures) == 5
-    assert mount.listings == 1
-
-
-async def test_a_new_name_costs_one_round_trip(mount: Bench) -> None:
-    """The object and the directory of its name are asked for at once."""
-    await mount.ls()
-    calls: list[Call] = []
-    gate = trio.Event()
-
-    async def hold(call: Call) -> None:
-        calls.append(call)
-        await gate.wait()
-
-    mount.store.delay = hold
-    async with trio.open_nursery() as nursery:
-
-        @nursery.start_soon
-        async def look_up() -> None:
-            with pytest.raises(NoSuchEntry):
-                await mount.fs.lookup(ROOT_INO, b"new")
-
-        await wait_all_tasks_blocked()
-        assert {call.key for call in calls} == {key_of(b"new"), key_of(b"new/")}
-        gate.set()
-
-
-async def test_a_known_name_costs_one_call(mount: Bench) -> None:
-    """No directory is looked for where the index has a file."""
-    mount.store.put_now(key_of(b"f"), b"")
-    await mount.ls()
-    calls: list[Call] = []
-
-    async def record(call: Call) -> None:
-        calls.append(call)
-
-    mount.store.delay = record
-    await mount.fs.lookup(ROOT_INO, b"f")
-    assert len(calls) == 1
-
-
-async def test_the_index_is_made_before_it_is_needed(nursery: trio.Nursery) -> None:
-    """The first look-up of a mount need not wait for a listing of the pool."""
-    bench = Bench(nursery)
-    bench.store.put_now(key_of(b"d/f"), b"")
-    await bench.fs.start()
-    await wait_all_tasks_blocked()
-    listings = bench.listings
-    assert listings
-    assert await bench.is_directory(b"d")
-    assert bench.listings == listings
-
-
-async def test_indexes_are_bounded(mount: Bench) -> None:
-    """Any name is a namespace: looking into many of them does not keep an index of each."""
-    spaces = (await mount.fs.lookup(ROOT_INO, b".nspace")).ino
-
-    async def listings_of(number: int) -> int:
-        before = mount.listings
-        await mount.names((await mount.fs.lookup(spaces, b"n%d" % number)).ino)
-        return mount.listings - before
-
-    await mount.ls()  # the pool's own index is ready
-    for number in range(TREE_COUNT_MAX + 1):
-        assert await listings_of(number) == 1
-    assert await listings_of(TREE_COUNT_MAX) == 0
-    assert await listings_of(0) == 1
-
-
-async def test_made_again_while_its_removal_is_answered(mount: Bench) -> None:
+async def test_made_again_while_its_removal_is_answered(mount: TreeBench) -> None:
     """An unlink of what this mount has no inode of does not hide what is made right after it."""
     await mount.ls()
     mount.store.put_now(key_of(b"f"), b"theirs")
@@ -541,7 +306,7 @@ async def test_a_read_only_pool_says_so_first(nursery: trio.Nursery) -> None:
         await mount.fs.set_attributes(found.ino, AttributeChange(mode=0o644))
 
 
-async def test_the_time_of_an_unlinked_file(mount: Bench) -> None:
+async def test_the_time_of_an_unlinked_file(mount: TreeBench) -> None:
     """futimens(2) holds for who has it open."""
     handle, ino = await mount.create(b"f")
     await mount.fs.sync(handle)
@@ -552,7 +317,7 @@ async def test_the_time_of_an_unlinked_file(mount: Bench) -> None:
     await mount.close(handle)
 
 
-async def test_a_long_name_that_is_both(mount: Bench) -> None:
+async def test_a_long_name_that_is_both(mount: TreeBench) -> None:
     """Its second spelling goes on in a directory: each object is listed and reached once."""
     names = [b"y" * 255, b"y" * 255 + b"/x", b"y" * 256, b"z" * 254, b"z" * 254 + b"/x"]
     for name in names:
@@ -573,33 +338,7 @@ async def test_a_long_name_that_is_both(mount: Bench) -> None:
     assert sorted(found) == sorted(names)
 
 
-async def test_a_file_that_is_stored_during_a_listing(mount: Bench, mock_clock: MockClock) -> None:
-    """It was unstored when the listing began, and is stored when it ends: yet it is listed."""
-    await mount.ls()
-    mock_clock.jump(2)
-    handle, _ = await mount.create(b"new")
-    listed_before = mount.listings
-    gate = trio.Event()
-
-    async def hold(call: Call) -> None:
-        if call.method == "list_objects" and mount.listings > listed_before:
-            await gate.wait()  # RADOS lists what was there at its beginning
-
-    mount.store.delay = hold
-    found: list[set[bytes]] = []
-
-    async def ls() -> None:
-        found.append(await mount.ls())
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(ls)
-        await wait_all_tasks_blocked()
-        await mount.close(handle)
-        gate.set()
-    assert found == [{b"new"}]
-
-
-async def test_the_time_of_a_directory(mount: Bench) -> None:
+async def test_the_time_of_a_directory(mount: TreeBench) -> None:
     """In whole seconds, as it is stored; chmod, which has no effect, leaves it."""
     await mount.mkdir(b"d")
     found = await mount.fs.lookup(ROOT_INO, b"d")

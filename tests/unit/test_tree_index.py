@@ -1,0 +1,229 @@
+"""The index of names behind the tree view: when it is made, and what it costs."""
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from radosmount.errors import (
+    NoSuchEntry,
+    StoreFailure,
+)
+from radosmount.store.memory import Call
+from radosmount.vfs.directories import IMPLIED_FRESHNESS_S
+from radosmount.vfs.forest import TREE_COUNT_MAX
+from radosmount.vfs.nodes import ROOT_INO
+from tests.support.stores import key_of
+from tests.support.trees import TreeBench
+
+
+@pytest.fixture
+async def mount(nursery: trio.Nursery) -> TreeBench:
+    bench = TreeBench(nursery)
+    await bench.fs.start()
+    return bench
+
+
+async def test_listings_are_shared_and_ours_is_known_at_once(
+    mount: TreeBench, mock_clock: MockClock
+) -> None:
+    """`ls -R` lists the pool once. What others have made is seen a second later."""
+    for number in range(20):
+        mount.store.put_now(key_of(b"d%d/f" % number), b"")
+    await mount.ls()
+    calls_of_one = mount.listings
+    for number in range(20):
+        assert await mount.ls(b"d%d" % number) == {b"f"}
+    assert mount.listings == calls_of_one
+    await mount.write(b"mine", b"")
+    mount.store.put_now(key_of(b"theirs"), b"")
+    assert b"mine" in await mount.ls()
+    mock_clock.jump(1.1)
+    assert {b"mine", b"theirs"} <= await mount.ls()
+    assert mount.listings == 2 * calls_of_one
+
+
+async def test_a_pool_that_takes_long_to_list(mount: TreeBench, mock_clock: MockClock) -> None:
+    """Is listed again only where the cluster says that something was written to it."""
+    mount.store.put_now(key_of(b"d/f"), b"")
+
+    async def take_long(call: Call) -> None:
+        if call.method == "list_objects":
+            mock_clock.jump(0.3)
+
+    mount.store.delay = take_long
+    assert await mount.ls(b"d") == {b"f"}
+    calls_of_one = mount.listings
+    for _ in range(5):
+        mock_clock.jump(20)
+        assert await mount.ls(b"d") == {b"f"}
+    assert mount.listings == calls_of_one
+    mount.store.put_now(key_of(b"d/g"), b"")
+    mock_clock.jump(20)
+    assert await mount.ls(b"d") == {b"f", b"g"}
+    mount.store.put_now(key_of(b"d/h"), b"")
+    mount.store.fail_next(StoreFailure("oops"), lambda call: call.method == "usage")
+    mock_clock.jump(20)
+    assert await mount.ls(b"d") == {b"f", b"g", b"h"}
+    assert mount.listings == 3 * calls_of_one
+
+
+async def test_what_changes_while_a_listing_is_made(
+    mount: TreeBench, mock_clock: MockClock
+) -> None:
+    """A file removed or made meanwhile is not lost from the index, nor kept in it."""
+    mount.store.put_now(key_of(b"old"), b"")
+    await mount.fs.lookup(ROOT_INO, b"old")
+    mock_clock.jump(2)
+    gate, calls_before = trio.Event(), mount.listings
+    found: list[set[bytes]] = []
+
+    async def delay(call: Call) -> None:
+        is_second = mount.listings > calls_before  # what it will list is settled by the first
+        if call.method == "list_objects" and is_second:
+            await gate.wait()
+
+    mount.store.delay = delay
+
+    async def ls() -> None:
+        found.append(await mount.ls())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ls)
+        await wait_all_tasks_blocked()
+        await mount.write(b"new", b"")
+        await mount.remove(b"old")
+        gate.set()
+    assert found == [{b"new"}]
+
+
+async def test_a_failed_listing_is_an_error(mount: TreeBench) -> None:
+    """Never a short or empty directory."""
+    mount.store.put_now(key_of(b"d/f"), b"")
+    mount.store.fail_next(StoreFailure("oops"), lambda call: call.method == "list_objects")
+    with pytest.raises(StoreFailure):
+        await mount.ls()
+    assert await mount.ls() == {b"d"}
+
+
+async def test_an_index_that_cannot_be_made_anew(mount: TreeBench, mock_clock: MockClock) -> None:
+    """Serves on, and look-ups do not wait for it."""
+    mount.store.put_now(key_of(b"d/f"), b"x")
+    assert await mount.read_file(b"d/f") == b"x"
+    for _ in range(3):
+        mock_clock.jump(IMPLIED_FRESHNESS_S + 1)
+        mount.store.fail_next(StoreFailure("oops"), lambda call: call.method == "list_objects")
+        assert await mount.read_file(b"d/f") == b"x"
+        await wait_all_tasks_blocked()
+
+
+async def test_all_who_wait_for_a_listing_hear_of_its_failure(
+    mount: TreeBench, mock_clock: MockClock
+) -> None:
+    """At once: nobody begins another one that fails as late as the first."""
+    mount.store.fail_next(StoreFailure("oops"), lambda call: call.method == "list_objects")
+    failures: list[StoreFailure] = []
+
+    async def look_up(number: int) -> None:
+        try:
+            await mount.fs.lookup(ROOT_INO, b"f%d" % number)
+        except StoreFailure as failure:
+            failures.append(failure)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(5):
+            nursery.start_soon(look_up, number)
+    assert len(failures) == 5
+    assert mount.listings == 1
+
+
+async def test_a_new_name_costs_one_round_trip(mount: TreeBench) -> None:
+    """The object and the directory of its name are asked for at once."""
+    await mount.ls()
+    calls: list[Call] = []
+    gate = trio.Event()
+
+    async def hold(call: Call) -> None:
+        calls.append(call)
+        await gate.wait()
+
+    mount.store.delay = hold
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def look_up() -> None:
+            with pytest.raises(NoSuchEntry):
+                await mount.fs.lookup(ROOT_INO, b"new")
+
+        await wait_all_tasks_blocked()
+        assert {call.key for call in calls} == {key_of(b"new"), key_of(b"new/")}
+        gate.set()
+
+
+async def test_a_known_name_costs_one_call(mount: TreeBench) -> None:
+    """No directory is looked for where the index has a file."""
+    mount.store.put_now(key_of(b"f"), b"")
+    await mount.ls()
+    calls: list[Call] = []
+
+    async def record(call: Call) -> None:
+        calls.append(call)
+
+    mount.store.delay = record
+    await mount.fs.lookup(ROOT_INO, b"f")
+    assert len(calls) == 1
+
+
+async def test_the_index_is_made_before_it_is_needed(nursery: trio.Nursery) -> None:
+    """The first look-up of a mount need not wait for a listing of the pool."""
+    bench = TreeBench(nursery)
+    bench.store.put_now(key_of(b"d/f"), b"")
+    await bench.fs.start()
+    await wait_all_tasks_blocked()
+    listings = bench.listings
+    assert listings
+    assert await bench.is_directory(b"d")
+    assert bench.listings == listings
+
+
+async def test_indexes_are_bounded(mount: TreeBench) -> None:
+    """Any name is a namespace: looking into many of them does not keep an index of each."""
+    spaces = (await mount.fs.lookup(ROOT_INO, b".nspace")).ino
+
+    async def listings_of(number: int) -> int:
+        before = mount.listings
+        await mount.names((await mount.fs.lookup(spaces, b"n%d" % number)).ino)
+        return mount.listings - before
+
+    await mount.ls()  # the pool's own index is ready
+    for number in range(TREE_COUNT_MAX + 1):
+        assert await listings_of(number) == 1
+    assert await listings_of(TREE_COUNT_MAX) == 0
+    assert await listings_of(0) == 1
+
+
+async def test_a_file_that_is_stored_during_a_listing(
+    mount: TreeBench, mock_clock: MockClock
+) -> None:
+    """It was unstored when the listing began, and is stored when it ends: yet it is listed."""
+    await mount.ls()
+    mock_clock.jump(2)
+    handle, _ = await mount.create(b"new")
+    listed_before = mount.listings
+    gate = trio.Event()
+
+    async def hold(call: Call) -> None:
+        if call.method == "list_objects" and mount.listings > listed_before:
+            await gate.wait()  # RADOS lists what was there at its beginning
+
+    mount.store.delay = hold
+    found: list[set[bytes]] = []
+
+    async def ls() -> None:
+        found.append(await mount.ls())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ls)
+        await wait_all_tasks_blocked()
+        await mount.close(handle)
+        gate.set()
+    assert found == [{b"new"}]
