@@ -113,18 +113,20 @@ def seen_block(cached: int, direct: int, index: int) -> tuple[int, int]:
 
 
 def write_own_pieces(directory: Path, writer: int, rng: random.Random, end_s: float) -> Report:
-    """Each to a place of its own, in a file that all write, guarded: it is acknowledged or stale.
+    """Each to a place of its own, in a file that all write, guarded: it is acknowledged, or stale,
+    or refused by write(2) itself, where someone else's change was heard of since the open.
 
     Every SHIFT_S all go on to a new file, which the first of them makes.
     """
-    outcomes: dict[str, list[list[int]]] = {"acknowledged": [], "stale": []}
+    outcomes: dict[str, list[list[int]]] = {"acknowledged": [], "stale": [], "refused": []}
     for number in until(end_s):
         shift = int(time.time() // SHIFT_S)
         at = (number * WRITER_COUNT + writer) * PIECE_BYTES
-        outcome = "acknowledged"
+        outcome, if_stale = "acknowledged", "refused"
         try:
             with opened(directory / f"guarded-{shift}", os.O_RDWR | os.O_CREAT) as descriptor:
                 os.pwrite(descriptor, stamped(writer, number, PIECE_BYTES), at)
+                if_stale = "stale"
                 if rng.random() < 0.3:
                     time.sleep(rng.random() / 50)
                 if rng.random() < 0.3:
@@ -132,7 +134,7 @@ def write_own_pieces(directory: Path, writer: int, rng: random.Random, end_s: fl
         except OSError as failure:
             if failure.errno != errno.ESTALE:
                 raise
-            outcome = "stale"
+            outcome = if_stale
         outcomes[outcome].append([shift, number])
     return {"written": number + 1, **outcomes}
 
