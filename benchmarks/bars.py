@@ -113,10 +113,11 @@ BOUNDS: Final[dict[str, str]] = {
     " operation has the guard and goes alone; then four are under way.",
     "create-1": "The round trips are librados's (a stat, an exclusive create, a write_full; beside"
     " the stat one of a directory of that name), but each answer comes by a callback, one thread"
-    " further than that of a plain call. The rest is CPU, a multiple of what the same calls take in"
-    " a loop: under Where is what a sleep of 1 ms, as in each round trip, does to them on this"
-    " machine. With flush=lazy: open(2) with O_EXCL has two of the round trips, in a row, where"
-    " ceph-fuse's MDS answers from memory.",
+    " further than that of a plain call. The rest is CPU of our Python between an answer and the"
+    " next request to RADOS, a multiple of what the same calls take in a loop: under Where is what"
+    " a sleep of 1 ms, as in each round trip, does to them on this machine. With flush=lazy:"
+    " open(2) with O_EXCL has two of the round trips, in a row, where ceph-fuse's MDS answers from"
+    " memory.",
     "create-8": "The kernel holds the directory's lock over open(2) with O_CREAT: a stat and an"
     " exclusive create in a row, for one file at a time, however many threads ask.",
     "append": "One round trip, as in librados's row, and two requests. The rest is CPU after a"
@@ -129,7 +130,6 @@ BOUNDS: Final[dict[str, str]] = {
     "unlink": "One round trip, as in librados's row, and one request, whose two sides wake each"
     " other. The rest is CPU after a sleep, as of a create. A listed name is known for a"
     " second: those that are reached later are looked up again.",
-    "getattr": "The kernel's part of it, in the table below, is poll(2), read(2) and writev(2) of"
-    " the device; a profile has half of that in waking the caller. Of the rest our Python has most,"
-    " and pyfuse3's session some.",
+    "getattr": "The kernel's part of it, in the table below, is read(2) and writev(2) of"
+    " the device; a profile has half of that in waking the caller.",
 }

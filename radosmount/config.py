@@ -108,7 +108,7 @@ class FuseConfig:
     request_count_max: int = 1024  # callers that may wait for the store before all do
     invalidation_count_max: int = 65536  # inodes that wait to be dropped from the kernel's cache
     has_posix: bool = False  # then it is the kernel that clears setuid bits
-    is_tuned: bool = True  # by our own request loop and INIT, where they work
+    is_tuned: bool = True  # by our own reading of /dev/fuse, where it works
     readahead_kib: int = 4096  # the kernel's 128 means requests of 128 KiB, one at a time
 
 

@@ -201,7 +201,7 @@ OPTIONS: Final = (
     Option("strict_modes", "", "chmod and chown fail with EPERM, rather than do nothing",
            ("view.has_strict_modes",)),
     Option("allow_other", "", "other users may use the mount", ("fuse.allow_other",)),
-    Option("stock_fuse", "", "serve by libfuse and pyfuse3 as they are, without our request loop",
+    Option("stock_fuse", "", "serve by libfuse and pyfuse3, not by our own reading of /dev/fuse",
            ("fuse.is_tuned",), constant=False),
     Option("driver", "NAME", "call librados by our compiled module (`native`), by python3-rados "
            "(`binding`), or by the module where it is built (`auto`)", ("store.driver",),

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "radosmount"
 LAYERS = ["errors", "config", "store", "cache", "vfs", "fuse", "app", "cli", "__main__"]
 # Modules of the top folder that share the layer of a neighbour.
 LAYER_OF = {
-    "background": "errors",
+    **dict.fromkeys(["background", "switching", "_switching"], "errors"),
     **dict.fromkeys(["options", "configure"], "config"),
     **dict.fromkeys(
         ["daemon", "lifecycle", "logs", "mountpoint", "notify", "restore", "unmount"], "app"

@@ -6,12 +6,13 @@ state is in the file.
 
 import contextlib
 import hashlib
-import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 import trio
 
+from radosmount import switching
 from radosmount.cache.budget import Budget
 from radosmount.cache.changes import Attempt, Flight, PartlyStored
 from radosmount.cache.file import CachedFile
@@ -32,6 +33,7 @@ from radosmount.store.interface import (
     Change,
     Create,
     Existence,
+    Notice,
     ObjectKey,
     ObjectStat,
     ReadResult,
@@ -76,13 +78,14 @@ class Flusher:
         self._progress = progress
         self._kept = KeptContents()
 
-    async def store_flight(self, file: CachedFile) -> int:
-        """Store all of the flight that has begun; return the object's version after it.
+    async def store_flight(self, file: CachedFile, notice: Notice | None = None) -> int:
+        """Store all of the flight that has begun; return the object's version after it. `notice`
+        goes with it where it is one operation.
 
         Raises: FlushFailed.
         """
         try:
-            plan, version = await self._store_first(file)
+            plan, version = await self._store_first(file, notice)
         except StoreError as failure:
             raise FlushFailed(failure, None) from failure
         return await self._store_rest(file, plan, version)
@@ -93,27 +96,29 @@ class Flusher:
         No append where there are more: what follows the first may be ours, or someone else's.
         """
         plan = self._plan(flight)
-        is_all = next(plan.rest, None) is None
-        return _attempt(plan.first, plan, flight, flight.is_append and is_all)
+        return _attempt(plan.first, plan, flight, flight.is_append and plan.is_one)
 
-    async def _store_first(self, file: CachedFile) -> tuple[Plan, int]:
+    async def _store_first(self, file: CachedFile, notice: Notice | None) -> tuple[Plan, int]:
         """The guarded operation; a refusal is looked into before it counts as a conflict."""
         for _ in range(APPEND_ATTEMPT_COUNT_MAX):
             try:
                 if file.has_many_attempts:
                     await self._outdate_attempts(file)
-                return await self._send_first(file)
+                return await self._send_first(file, notice)
             except (ObjectExists, ObjectNotFound, VersionConflict) as refusal:
                 if not await self._rebase(file):
                     text = f"{file.key.name!r}: another client has changed it since it was opened"
                     raise VersionConflict(text) from refusal
         raise VersionConflict(f"{file.key.name!r}: others append without end")
 
-    async def _send_first(self, file: CachedFile) -> tuple[Plan, int]:
+    async def _send_first(self, file: CachedFile, notice: Notice | None) -> tuple[Plan, int]:
         flight = file.current_flight
         plan = self._plan(flight)
+        first = plan.first
+        if notice is not None and plan.is_one:
+            first = replace(first, notice=notice)
         try:
-            return plan, await self._apply(file, plan.first)
+            return plan, await self._apply(file, first)
         except StoreError as failure:
             if failure.is_outcome_unknown:
                 file.remember_attempt(_attempt(plan.first, plan, flight, flight.is_append))
@@ -206,11 +211,10 @@ class Flusher:
 
         Raises: FlushFailed.
         """
-        second = next(plan.rest, None)
-        if second is None:  # most files: no tasks for nothing
+        if plan.is_one:  # most files: no tasks for nothing
             self._learn(file, plan, version)
             return version
-        rest = itertools.chain((second,), plan.rest)
+        rest = plan.rest
         versions = [version]
         failures: list[StoreError] = []
         flight = file.current_flight
@@ -249,13 +253,13 @@ class Flusher:
             len(step.data) for step in change.steps if isinstance(step, Write | WriteFull)
         )
         await self._room.take(file, byte_count)
-        self._stalls.asked(file, trio.current_time())
+        self._stalls.asked(file, switching.current_time())
         is_stored = False
         try:
             version = await self._store.apply(file.key, change)
             is_stored = True
         finally:
-            self._stalls.answered(file, trio.current_time(), is_stored)
+            self._stalls.answered(file, switching.current_time(), is_stored)
             self._in_flight.release(byte_count)
         self._progress(file)
         return version

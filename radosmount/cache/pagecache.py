@@ -20,6 +20,7 @@ from typing import Final
 
 import trio
 
+from radosmount import switching
 from radosmount.background import contained
 from radosmount.cache.budget import Budget
 from radosmount.cache.extents import Buffer, lay_over
@@ -43,7 +44,7 @@ from radosmount.errors import (
     StoreError,
     StoreFailure,
 )
-from radosmount.store.interface import ObjectKey, Store
+from radosmount.store.interface import Notice, ObjectKey, Store
 from radosmount.store.posix import NS_PER_S, Posix
 
 log = logging.getLogger(__name__)
@@ -234,14 +235,15 @@ class PageCache:
 
     # Flushing
 
-    async def flush(self, file: CachedFile) -> None:
+    async def flush(self, file: CachedFile, notice: Notice | None = None) -> None:
         """Wait until the store has everything that was written before the call, or until a
-        flush of it has failed (see `CachedFile.error_count`).
+        flush of it has failed (see `CachedFile.error_count`). `notice`: sent with the
+        acknowledgement, where one operation is all.
 
         Raises: DeadlineExceeded once nothing was acknowledged for `timeout`, see `Schedule`.
         """
         while (schedule := self._dirty.get(file)) is not None:
-            ticket = self._start_flush(file)
+            ticket = self._start_flush(file, notice)
             progress_s = functools.partial(getattr, schedule, "progress_s")
             if await self._sequencer.settle(ticket, progress_s, file.key, schedule.asked_s):
                 break  # else it was renamed meanwhile: once more, under its new name
@@ -310,26 +312,26 @@ class PageCache:
         is_idle = file in self._dirty and not self._dirty[file].is_under_way
         return is_idle and self._dirty[file].is_failing and not file.is_in_flight
 
-    def _start_flush(self, file: CachedFile) -> Ticket[bool]:
+    def _start_flush(self, file: CachedFile, notice: Notice | None = None) -> Ticket[bool]:
         schedule = self._dirty[file]
         if schedule.queued is not None:
             return schedule.queued
         if schedule.running is not None and not file.needs_flush:
             return schedule.running
         key = file.key
-        ticket = self._sequencer.submit(key, lambda: self._run_flush(file, key))
-        schedule.ask(ticket, trio.current_time())
+        ticket = self._sequencer.submit(key, lambda: self._run_flush(file, key, notice))
+        schedule.ask(ticket, switching.current_time())
         return ticket
 
     def _flush_due(self) -> None:
-        now_s = trio.current_time()
+        now_s = switching.current_time()
         for file, schedule in list(self._dirty.items()):
             with contained("writing a file back"):
                 is_due = schedule.is_due(now_s, self._config.dirty_expire_s)
                 if is_due and (schedule.is_failing or not self._is_held_back(file)):
                     self._start_flush(file)
 
-    async def _run_flush(self, file: CachedFile, key: ObjectKey) -> bool:
+    async def _run_flush(self, file: CachedFile, key: ObjectKey, notice: Notice | None) -> bool:
         """An operation of the sequencer. Returns False where the file has another key by now,
         whose turn this is not."""
         schedule = self._dirty.get(file)
@@ -342,17 +344,17 @@ class PageCache:
             if file.needs_flush and self._is_ending:
                 raise DeadlineExceeded(f"{key.name!r}: the mount is ending")
             if file.needs_flush:
-                await self._store_once(file)
+                await self._store_once(file, notice)
             return True
         finally:
             schedule.running = None
             self._after_flush(file)
 
-    async def _store_once(self, file: CachedFile) -> None:
+    async def _store_once(self, file: CachedFile, notice: Notice | None = None) -> None:
         """One flight, whatever comes of it: the file changes state in either case."""
         file.start_write()
         try:
-            version = await self._flusher.store_flight(file)
+            version = await self._flusher.store_flight(file, notice)
         except FlushFailed as failure:
             self._budget.release(file.take_back(failure.begun))
             if not (isinstance(failure.cause, ObjectGone) and self._unlink_gone(file)):
@@ -393,7 +395,7 @@ class PageCache:
 
     def _may_stream(self, file: CachedFile) -> bool:
         """What failed is tried again in its time only, not at every write."""
-        is_waiting = trio.current_time() < self._dirty[file].retry_at_s
+        is_waiting = switching.current_time() < self._dirty[file].retry_at_s
         return not is_waiting and not self._is_held_back(file)
 
     def _is_held_back(self, file: CachedFile) -> bool:
@@ -402,16 +404,16 @@ class PageCache:
         if not (file.writer_count and is_small and file.is_rewritten_whole):
             return False
         since_s = self._dirty[file].dirty_since_s if file in self._dirty else math.inf
-        return file.base.size > 0 or trio.current_time() < since_s + HELD_BACK_S
+        return file.base.size > 0 or switching.current_time() < since_s + HELD_BACK_S
 
     def _note_dirty(self, file: CachedFile) -> None:
         if file not in self._dirty:
-            self._dirty[file] = Schedule(trio.current_time())
+            self._dirty[file] = Schedule(switching.current_time())
             self._has_dirty.set()
             self._rescue.note(file)
 
     def _note_progress(self, file: CachedFile) -> None:
-        self._progress_s = trio.current_time()
+        self._progress_s = switching.current_time()
         self._sequencer.note_progress(file.key)
         schedule = self._dirty.get(file)
         if schedule is not None:
@@ -420,13 +422,13 @@ class PageCache:
             self.advanced_s = self._progress_s
 
     def _note_success(self, file: CachedFile) -> None:
-        file.heard_s = self.advanced_s = trio.current_time()
+        file.heard_s = self.advanced_s = switching.current_time()
         self._dirty[file].succeed(file.heard_s)
         self._stalls.forget(file)
 
     def _note_failure(self, file: CachedFile, cause: StoreError) -> None:
         log.warning("%r is not stored, its bytes are kept: %s", file.key.name, cause)
-        now_s = trio.current_time()
+        now_s = switching.current_time()
         self._dirty[file].fail(now_s, cause)
         self._stalls.failed(file, now_s)
         self._admit()
@@ -449,7 +451,7 @@ class PageCache:
     # Room
 
     def _look_for_stalls(self) -> None:
-        if self._stalls.look(trio.current_time()):
+        if self._stalls.look(switching.current_time()):
             self._admit()
 
     def _admit(self) -> None:
@@ -463,7 +465,7 @@ class PageCache:
         if self._room.try_take(file, byte_count):
             return
         self._relieve(is_short=True)
-        deadline_s = trio.current_time() + self._config.timeout_s
+        deadline_s = switching.current_time() + self._config.timeout_s
         while True:
             with trio.move_on_at(deadline_s) as scope:
                 await self._room.take(file, byte_count)
@@ -473,7 +475,7 @@ class PageCache:
             if self._stalls.has(file):
                 progress_s = self._dirty[file].progress_s if file in self._dirty else -math.inf
             deadline_s = progress_s + self._config.timeout_s
-            if trio.current_time() >= deadline_s:
+            if switching.current_time() >= deadline_s:
                 raise DeadlineExceeded("the cache is full and nothing of it is being stored")
 
     def _relieve(self, is_short: bool = False) -> None:
@@ -481,7 +483,7 @@ class PageCache:
         an atomic write only where nothing else that is answered is under way."""
         if not is_short and not self._budget.has_waiters:
             return
-        now_s = trio.current_time()
+        now_s = switching.current_time()
         idle = [
             file
             for file, schedule in self._dirty.items()

@@ -4,11 +4,13 @@ Pure. The first operation carries the guard and is acknowledged before the rest 
 order: after it the object is ours, and what the rest writes does not overlap.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from radosmount.cache.changes import Flight
+from radosmount.cache.extents import Buffer
 from radosmount.config import MIB, ConflictMode
 from radosmount.store import posix
 from radosmount.store.interface import (
@@ -49,6 +51,7 @@ class Plan:
     begun: ObjectStat
     size_min: int
     content: bytes | None = None
+    is_one: bool = True  # `first` is all
 
 
 def plan_flush(
@@ -65,13 +68,16 @@ def plan_flush(
         return Plan(Change(steps, guard, mtime_s), iter(()), begun, flight.size, content)
     leading = [*_resize_steps(flight, limits), *_xattr_steps(flight)]
     batches = _batches(flight, limits.operation_bytes_max)
-    steps = (*leading, *next(batches, ())) or (Create(),)  # mtime alone
+    steps = (*leading, *_writes(next(batches, []))) or (Create(),)  # mtime alone
     end = _end_of(steps)
+    second = next(batches, None)
+    following = itertools.chain(() if second is None else (second,), batches)
     return Plan(
         Change(steps, guard, mtime_s),
-        (Change(tuple(batch), Existence.PRESENT, mtime_s) for batch in batches),
+        (Change(_writes(batch), Existence.PRESENT, mtime_s) for batch in following),
         ObjectStat(max(flight.kept_size, end), mtime_s, 0),
         max(flight.kept_size_min, end),
+        is_one=second is None,
     )
 
 
@@ -117,8 +123,13 @@ def _resize_steps(flight: Flight, limits: Limits) -> Iterator[Step]:
             yield Write(flight.size - 1, b"\0")
 
 
-def _batches(flight: Flight, operation_bytes_max: int) -> Iterator[list[Step]]:
-    batch: list[Step] = []
+def _writes(batch: list[tuple[int, Buffer]]) -> tuple[Step, ...]:
+    return tuple(Write(offset, bytes(buffer)) for offset, buffer in batch)
+
+
+def _batches(flight: Flight, operation_bytes_max: int) -> Iterator[list[tuple[int, Buffer]]]:
+    """The extents of each operation, not copied."""
+    batch: list[tuple[int, Buffer]] = []
     batch_bytes = 0
     byte_count_max = min(FIRST_OPERATION_BYTES_MAX, OPERATION_BYTES_MAX, operation_bytes_max)
     for offset, buffer in flight.changes.extents:
@@ -127,7 +138,7 @@ def _batches(flight: Flight, operation_bytes_max: int) -> Iterator[list[Step]]:
             yield batch
             batch, batch_bytes = [], 0
             byte_count_max = min(OPERATION_BYTES_MAX, operation_bytes_max)
-        batch.append(Write(offset, bytes(buffer)))
+        batch.append((offset, buffer))
         batch_bytes += len(buffer)
     if batch:
         yield batch

@@ -17,6 +17,7 @@ from typing import Final
 
 import trio
 
+from radosmount import switching
 from radosmount.background import contained
 from radosmount.cache.budget import Budget
 from radosmount.cache.extents import Buffer
@@ -143,7 +144,7 @@ class ReadAhead:
         self._drop_passed(ahead)
         ahead.is_deep = ahead.is_deep or ahead.asked_bytes >= DEEP_BYTES
         if ahead.scan.window_bytes and not ahead.is_deep:
-            ahead.read_s = trio.current_time()
+            ahead.read_s = switching.current_time()
             self._fetch_next(ahead, file)
         return chunks
 
@@ -200,7 +201,7 @@ class ReadAhead:
         """Room for a chunk, if need be that of handles that have not read for long."""
         if self._budget.try_reserve(byte_count):
             return True
-        idle_since_s = trio.current_time() - IDLE_S
+        idle_since_s = switching.current_time() - IDLE_S
         for ahead in [ahead for ahead in self._holders if ahead.read_s < idle_since_s]:
             self._drop(ahead)
             if self._budget.try_reserve(byte_count):

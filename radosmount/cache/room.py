@@ -9,6 +9,7 @@ from typing import Final
 
 import trio
 
+from radosmount import switching
 from radosmount.cache.budget import Budget
 from radosmount.cache.file import CachedFile
 from radosmount.cache.stalls import Stalls
@@ -50,7 +51,7 @@ class Room:
 
     async def _probe(self, file: CachedFile) -> None:
         """Hear whether the file's OSD answers: by a question that takes no room."""
-        self._stalls.asked(file, trio.current_time())
+        self._stalls.asked(file, switching.current_time())
         is_well = False
         try:
             await self._store.stat(file.key)
@@ -60,4 +61,4 @@ class Room:
         except StoreError:
             pass  # who has bytes to store there will hear of it by those
         finally:
-            self._stalls.answered(file, trio.current_time(), is_well)
+            self._stalls.answered(file, switching.current_time(), is_well)

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 import outcome
 import trio
 
+from radosmount import switching
 from radosmount.cache.ticket import Deadlines, Progress, Ticket
 from radosmount.store.interface import ObjectKey
 
@@ -120,7 +121,7 @@ class Sequencer:
 
     def _start(self, key: ObjectKey) -> None:
         if self._spare:
-            trio.lowlevel.reschedule(self._spare.pop(), outcome.Value(key))
+            switching.wake(self._spare.pop(), outcome.Value(key))
         else:
             self._nursery.start_soon(self._work, key)
 
@@ -142,12 +143,12 @@ class Sequencer:
 
     async def _next(self) -> ObjectKey:
         """The key of a queue that has begun."""
-        task = trio.lowlevel.current_task()
+        task = switching.current_task()
         self._spare.append(task)
 
         def leave(_: object) -> trio.lowlevel.Abort:
             self._spare.remove(task)
             return trio.lowlevel.Abort.SUCCEEDED
 
-        key: ObjectKey = await trio.lowlevel.wait_task_rescheduled(leave)
+        key: ObjectKey = await switching.park(leave)
         return key

@@ -11,6 +11,7 @@ from typing import Any, Final, Generic, TypeVar
 import outcome
 import trio
 
+from radosmount import switching
 from radosmount.background import keep_running
 from radosmount.errors import DeadlineExceeded
 from radosmount.store.interface import ObjectKey
@@ -38,7 +39,7 @@ class Ticket(Generic[T]):
     async def run(self) -> None:
         self._outcome = await outcome.acapture(self._operation)
         while self._waiting:
-            trio.lowlevel.reschedule(self._waiting.pop())
+            switching.wake(self._waiting.pop())
         if isinstance(self._outcome, outcome.Error) and not isinstance(
             self._outcome.error, Exception
         ):
@@ -48,20 +49,20 @@ class Ticket(Generic[T]):
         """Until it is done. Raises: what `interrupt` is given."""
         if self._outcome is not None:
             return
-        task = trio.lowlevel.current_task()
+        task = switching.current_task()
         self._waiting.append(task)
 
         def leave(_: object) -> trio.lowlevel.Abort:
             self._waiting.remove(task)
             return trio.lowlevel.Abort.SUCCEEDED
 
-        await trio.lowlevel.wait_task_rescheduled(leave)
+        await switching.park(leave)
 
     def interrupt(self, task: trio.lowlevel.Task, failure: Exception) -> None:
         """End that task's `wait`, unless it has ended; the operation goes on."""
         if task in self._waiting:
             self._waiting.remove(task)
-            trio.lowlevel.reschedule(task, outcome.Error(failure))
+            switching.wake(task, outcome.Error(failure))
 
     async def result(self) -> T:
         """Wait; return what the operation returned or raise what it raised, to any number."""
@@ -111,8 +112,8 @@ class Deadlines:
         Raises: DeadlineExceeded, not before `WAIT_S_MIN`; the operation goes on all the same.
         """
         if not ticket.is_done:
-            task = trio.lowlevel.current_task()
-            now_s = trio.current_time()
+            task = switching.current_task()
+            now_s = switching.current_time()
             wait = _Wait(
                 task, ticket, now_s, now_s if since_s is None else since_s, progress_s, key
             )
@@ -137,7 +138,7 @@ class Deadlines:
             self._sleep = trio.CancelScope(deadline=min(map(self._deadline_s, self._waits)))
             with self._sleep:
                 await trio.sleep_forever()
-            now_s = trio.current_time()
+            now_s = switching.current_time()
             for wait in [w for w in self._waits if self._deadline_s(w) <= now_s]:
                 self._interrupt(wait)
         self._is_looked_after = False
@@ -156,10 +157,10 @@ class Progress:
     """When an operation was last acknowledged anything (trio's clock)."""
 
     def __init__(self) -> None:
-        self._last_s = trio.current_time()
+        self._last_s = switching.current_time()
 
     def note(self) -> None:
-        self._last_s = trio.current_time()
+        self._last_s = switching.current_time()
 
     def last_s(self) -> float:
         return self._last_s

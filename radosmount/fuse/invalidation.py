@@ -26,6 +26,10 @@ class InvalidationThread:
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="invalidation", daemon=True)
 
+    def ask_by(self, invalidate_now: Callable[[int], None]) -> None:
+        """Instead of what was given at first. Before `start`."""
+        self._invalidate_now = invalidate_now
+
     def start(self) -> None:
         self._thread.start()
 

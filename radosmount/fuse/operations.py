@@ -4,43 +4,33 @@ Signatures are pyfuse3's. What its documents do not say (see docs/decisions): O_
 open; READ and WRITE tell the handle only; setxattr's flags are checked before it calls.
 """
 
-import contextlib
 import errno
 import logging
 import os
 import stat
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import pyfuse3
 from pyfuse3 import (
     EntryAttributes,
     FileHandleT,
-    FileInfo,
     FileNameT,
     FlagT,
     FUSEError,
     InodeT,
     ModeT,
-    ReaddirToken,
     RequestContext,
     SetattrFields,
-    StatvfsData,
     XAttrNameT,
 )
 
-from radosmount.fuse.bare import make_bare_reply
-from radosmount.fuse.replies import (
-    Answering,
-    answers,
-    entry_attributes,
-    statvfs_data,
-)
+from radosmount.fuse.encoders import Encoder, Pyfuse3Encoder
+from radosmount.fuse.replies import answers
 from radosmount.vfs.attributes import AttributeChange
 from radosmount.vfs.filesystem import Filesystem
 from radosmount.vfs.metadata import Creator
 from radosmount.vfs.objects import LISTED_NAME_FRESHNESS_S
-from radosmount.vfs.openfiles import OpenFile
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +40,12 @@ RENAME_NOREPLACE: Final = 1  # rename(2)
 NODES_A_REPLY: Final = 128
 
 
-class Operations(Answering):
-    """`on_init`: called when the kernel's INIT is being answered."""
+class Operations(pyfuse3.Operations):
+    """`on_init`: called when the kernel's INIT is being answered.
+
+    `encode`: the form of what is returned. With our own server (server.py) the arguments have its
+    types in place of pyfuse3's: a request for `ctx`, a list under construction for `token`.
+    """
 
     supports_dot_lookup = False
     enable_writeback_cache = False
@@ -59,9 +53,9 @@ class Operations(Answering):
 
     def __init__(self, filesystem: Filesystem, on_init: Callable[[], None]) -> None:
         super().__init__()
-        self._filesystem = filesystem
+        self.filesystem = filesystem
         self._on_init = on_init
-        self._bare = make_bare_reply()
+        self.encode: Encoder = Pyfuse3Encoder()
 
     def init(self) -> None:
         self._on_init()
@@ -69,20 +63,18 @@ class Operations(Answering):
     # Names
 
     @answers
-    async def lookup(
-        self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
-    ) -> EntryAttributes:
-        return entry_attributes(await self._filesystem.lookup(parent_inode, name, ctx.pid))
+    async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> Any:
+        return self.encode.entry(await self.filesystem.lookup(parent_inode, name, ctx.pid))
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         try:
-            self._filesystem.forget(inode_list)
+            self.filesystem.forget(inode_list)
         except Exception:  # nobody waits for an answer, and pyfuse3 would end
             log.exception("forget%r: unexpected", inode_list)
 
     @answers
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        await self._filesystem.unlink(parent_inode, name)
+        await self.filesystem.unlink(parent_inode, name)
 
     @answers
     async def rename(
@@ -94,36 +86,34 @@ class Operations(Answering):
         flags: FlagT,
         ctx: RequestContext,
     ) -> None:
-        if flags & ~RENAME_NOREPLACE:
-            raise FUSEError(errno.EINVAL)  # rename(2): not supported by the filesystem
-        may_replace = not flags & RENAME_NOREPLACE
-        await self._filesystem.rename(
+        may_replace = may_replace_by(flags)
+        await self.filesystem.rename(
             parent_inode_old, name_old, parent_inode_new, name_new, may_replace
         )
 
     @answers
     async def mkdir(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
-    ) -> EntryAttributes:
+    ) -> Any:
         creator = Creator(stat.S_IMODE(mode), ctx.uid, ctx.gid)
-        return entry_attributes(await self._filesystem.make_directory(parent_inode, name, creator))
+        return self.encode.entry(await self.filesystem.make_directory(parent_inode, name, creator))
 
     @answers
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        await self._filesystem.remove_directory(parent_inode, name)
+        await self.filesystem.remove_directory(parent_inode, name)
 
     @answers
     async def symlink(
         self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
-    ) -> EntryAttributes:
+    ) -> Any:
         creator = Creator(0o777, ctx.uid, ctx.gid)
-        return entry_attributes(
-            await self._filesystem.make_link(parent_inode, name, target, creator)
+        return self.encode.entry(
+            await self.filesystem.make_link(parent_inode, name, target, creator)
         )
 
     @answers
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
-        return FileNameT(await self._filesystem.read_link(inode))
+        return FileNameT(await self.filesystem.read_link(inode))
 
     @answers
     async def link(
@@ -132,23 +122,23 @@ class Operations(Answering):
         new_parent_inode: InodeT,
         new_name: FileNameT,
         ctx: RequestContext,
-    ) -> EntryAttributes:
+    ) -> Any:
         raise FUSEError(errno.EPERM)  # link(2): does not support hard links
 
     @answers
     async def mknod(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
-    ) -> EntryAttributes:
+    ) -> Any:
         if not stat.S_ISREG(mode):
             raise FUSEError(errno.EPERM)  # mknod(2): does not support this type of node
         creator = Creator(stat.S_IMODE(mode), ctx.uid, ctx.gid)
-        return entry_attributes(await self._filesystem.make_file(parent_inode, name, creator))
+        return self.encode.entry(await self.filesystem.make_file(parent_inode, name, creator))
 
     # Attributes
 
     @answers
-    async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
-        return entry_attributes(await self._filesystem.get_attributes(inode, ctx.pid))
+    async def getattr(self, inode: InodeT, ctx: RequestContext) -> Any:
+        return self.encode.entry(await self.filesystem.get_attributes(inode, ctx.pid))
 
     @answers
     async def setattr(
@@ -158,19 +148,19 @@ class Operations(Answering):
         fields: SetattrFields,
         fh: FileHandleT | None,
         ctx: RequestContext,
-    ) -> EntryAttributes:
+    ) -> Any:
         change = _attribute_change(attr, fields)
-        return entry_attributes(await self._filesystem.set_attributes(inode, change, fh))
+        return self.encode.entry(await self.filesystem.set_attributes(inode, change, fh))
 
     @answers
     async def access(self, inode: InodeT, mode: ModeT, ctx: RequestContext) -> bool:
         """Asked on mounts that are root's alone; else the kernel goes by the modes."""
-        await self._filesystem.check_access(inode, mode)
+        await self.filesystem.check_access(inode, mode)
         return True
 
     @answers
-    async def statfs(self, ctx: RequestContext) -> StatvfsData:
-        return statvfs_data(await self._filesystem.space())
+    async def statfs(self, ctx: RequestContext) -> Any:
+        return self.encode.space(await self.filesystem.space())
 
     # Files
 
@@ -182,90 +172,90 @@ class Operations(Answering):
         mode: ModeT,
         flags: FlagT,
         ctx: RequestContext,
-    ) -> tuple[FileInfo, EntryAttributes]:
+    ) -> Any:
         creator = Creator(stat.S_IMODE(mode), ctx.uid, ctx.gid)
-        opened, attributes = await self._filesystem.create(parent_inode, name, flags, creator)
-        return _file_info(opened, flags), entry_attributes(attributes)
+        opened, attributes = await self.filesystem.create(parent_inode, name, flags, creator)
+        return self.encode.created(opened, is_direct_io(flags), attributes)
 
     @answers
-    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
-        opened = await self._filesystem.open(inode, flags, ctx.pid, ctx.uid)
+    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> Any:
+        opened = await self.filesystem.open(inode, flags, ctx.pid, ctx.uid)
         if not opened.keeps_attributes:
-            _forget_attributes(inode)
-        return _file_info(opened, flags)
+            self.encode.forget_attributes(inode)
+        return self.encode.opened(opened, is_direct_io(flags))
 
     @answers
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
-        return await self._filesystem.read(fh, off, size)  # type: ignore[return-value] # any buffer
+        return await self.filesystem.read(fh, off, size)  # type: ignore[return-value] # any buffer
 
     @answers
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
-        return await self._filesystem.write(fh, off, buf)
+        return await self.filesystem.write(fh, off, buf)
 
     @answers
     async def flush(self, fh: FileHandleT) -> None:
-        await self._filesystem.flush(fh)
+        await self.filesystem.flush(fh)
 
     @answers
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
-        await self._filesystem.sync(fh)
+        await self.filesystem.sync(fh)
 
     @answers
     async def release(self, fh: FileHandleT) -> None:
-        await self._filesystem.release(fh)
+        await self.filesystem.release(fh)
 
     # Directories
 
     @answers
-    async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
-        return FileHandleT(self._filesystem.open_directory(inode))
+    async def opendir(self, inode: InodeT, ctx: RequestContext) -> Any:
+        return self.encode.directory(self.filesystem.open_directory(inode))
 
     @answers
-    async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
-        if self._bare is not None:
-            names = await self._filesystem.bare_names(fh, start_id)
+    async def readdir(self, fh: FileHandleT, start_id: int, token: Any) -> None:
+        if self.encode.has_bare:
+            names = await self.filesystem.bare_names(fh, start_id)
             if names is not None:
-                self._bare.add(token, names, start_id)
+                self.encode.add_bare(token, names, start_id)
                 return
         index = start_id
         for _ in range(NODES_A_REPLY):
-            entry = await self._filesystem.list_entry(fh, index)
+            entry = await self.filesystem.list_entry(fh, index)
             if entry is None:
                 break
-            attributes = entry_attributes(entry.attributes, LISTED_NAME_FRESHNESS_S)
+            told = self.encode.entry(entry.attributes, LISTED_NAME_FRESHNESS_S)
             index = entry.next_index
-            is_taken = pyfuse3.readdir_reply(token, FileNameT(entry.name), attributes, index)
-            self._filesystem.take_entry(entry, is_taken)
+            is_taken = self.encode.add_entry(token, entry.name, told, index)
+            self.filesystem.take_entry(entry, is_taken)
             if not is_taken:
                 break
 
     @answers
     async def releasedir(self, fh: FileHandleT) -> None:
-        await self._filesystem.release_directory(fh)
+        await self.filesystem.release_directory(fh)
 
     @answers
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
-        await self._filesystem.sync_directory(fh)
+        await self.filesystem.sync_directory(fh)
 
     # Extended attributes
 
     @answers
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
-        return await self._filesystem.get_xattr(inode, name)
+        return await self.filesystem.get_xattr(inode, name)
 
     @answers
-    async def listxattr(self, inode: InodeT, ctx: RequestContext) -> list[XAttrNameT]:
-        return [XAttrNameT(name) for name in await self._filesystem.list_xattrs(inode)]
+    async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Any:
+        return self.encode.xattr_names(await self.filesystem.list_xattrs(inode))
 
     @answers
     async def setxattr(
         self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext
     ) -> None:
-        await self._filesystem.set_xattr(inode, name, value)
+        await self.filesystem.set_xattr(inode, name, value)
 
     @answers
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
-        await self._filesystem.remove_xattr(inode, name)
+        await self.filesystem.remove_xattr(inode, name)
 
 
 def _attribute_change(attr: EntryAttributes, fields: SetattrFields) -> AttributeChange:
@@ -278,17 +268,14 @@ def _attribute_change(attr: EntryAttributes, fields: SetattrFields) -> Attribute
     )
 
 
-def _forget_attributes(inode: InodeT) -> None:
-    """The kernel does this at once, and waits for nothing of ours, as it would for pages."""
-    with contextlib.suppress(FileNotFoundError):  # it has forgotten the inode by itself
-        pyfuse3.invalidate_inode(inode, attr_only=True)
+def may_replace_by(flags: int) -> bool:
+    """By rename(2)'s flags. Raises: FUSEError for those that are not supported here."""
+    if flags & ~RENAME_NOREPLACE:
+        raise FUSEError(errno.EINVAL)
+    return not flags & RENAME_NOREPLACE
 
 
-def _file_info(opened: OpenFile, flags: int) -> FileInfo:
+def is_direct_io(flags: int) -> bool:
     """An append goes past the kernel's pages: it would come in two where it crosses a page that is
     not there, and what another mount appends could get between."""
-    return FileInfo(
-        fh=FileHandleT(opened.handle),
-        keep_cache=opened.keeps_pages,
-        direct_io=bool(flags & os.O_APPEND),
-    )
+    return bool(flags & os.O_APPEND)

@@ -20,11 +20,10 @@ import trio
 
 from radosmount.config import FuseConfig
 from radosmount.errors import MountError
-from radosmount.fuse import handshake, mounts
-from radosmount.fuse.handshake import Handshake
+from radosmount.fuse import mounting, mounts, server
 from radosmount.fuse.invalidation import InvalidationThread
-from radosmount.fuse.loop import RequestLoop, fuse_device_fd, is_supported, waiting_by
-from radosmount.fuse.replies import Answering
+from radosmount.fuse.operations import Operations
+from radosmount.fuse.server import Server
 
 log = logging.getLogger(__name__)
 
@@ -70,56 +69,49 @@ class Session:
         self._path = config.mountpoint
         self._invalidation = invalidation
         self._device: str | None = None  # of our mount, as in mountinfo
-        self._loop: RequestLoop | None = None
-        self._handshake: Handshake | None = None
+        self._server: Server | None = None  # ours, in place of pyfuse3's
 
     def mount(self) -> None:
         """Mount. Requests wait until `serve`. Raises: MountError."""
         assert self._state is State.NEW
         self._path = mounts.canonical(self._config.mountpoint)  # later it would ask ourselves
         try:
-            if self._is_tuned:
-                self._handshake = handshake.begin(
-                    self._path, self._config.options, self._config.has_posix
-                )
-            self._init_libfuse()
+            self._server = self._make_server()
+            if self._server is None:
+                self._init_libfuse()
         except OSError as failure:
             raise MountError(f"cannot mount on {self._path}: {failure.strerror}") from failure
         self._state = State.MOUNTED
         mount = mounts.find_mount(self._path)
         self._device = mount.device if mount else None
         self._invalidation.start()
-        if self._is_tuned:
-            self._loop = self._make_loop()
+
+    def _make_server(self) -> Server | None:
+        """None where pyfuse3 has to serve."""
+        operations, config = self._operations, self._config
+        if not (config.is_tuned and isinstance(operations, Operations) and server.is_supported()):
+            return None
+        device_fd = mounting.mount(self._path, config.options)
+        if device_fd is None:
+            return None
+        try:
+            made = Server(device_fd, operations, config.has_posix)
+        except OSError:
+            os.close(device_fd)
+            mounts.detach(self._path, is_lazy=True)
+            raise
+        self._invalidation.ask_by(made.invalidate_inode)
+        return made
 
     def _init_libfuse(self) -> None:
         """Raises: MountError, with what libfuse says."""
         said: list[str] = []
-        shake = self._handshake
-        mountpoint = shake.mountpoint_for_libfuse if shake else self._config.mountpoint
         try:
             with captured_stderr(said):
-                pyfuse3.init(self._operations, mountpoint, set(self._config.options))
+                pyfuse3.init(self._operations, self._config.mountpoint, set(self._config.options))
         except RuntimeError as failure:
-            if shake:
-                shake.abandon()
-                mounts.detach(self._path, is_lazy=True)
             reason = " ".join(said) or str(failure)
             raise MountError(f"cannot mount on {self._config.mountpoint}: {reason}") from failure
-
-    @property
-    def _is_tuned(self) -> bool:
-        """Handlers that do not hand over would stand before each other in our loop."""
-        is_fit = isinstance(self._operations, Answering) and is_supported()
-        return self._config.is_tuned and is_fit
-
-    def _make_loop(self) -> RequestLoop:
-        assert isinstance(self._operations, Answering)
-        after_init = self._handshake.finish if self._handshake else None
-        fd = self._handshake.libfuse_fd if self._handshake else fuse_device_fd()
-        loop = RequestLoop(fd, after_init)
-        self._operations.hand_over = loop.hand_over
-        return loop
 
     async def serve(self) -> None:
         """Answer requests until somebody unmounts or `stop` is called."""
@@ -129,18 +121,21 @@ class Session:
         self._state = State.SERVING
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         try:
-            with freeze_guard(), waiting_by(self._loop):
+            if self._server is not None:
+                await self._server.serve(self._config.request_count_max, self._on_answered)
+                return
+            with freeze_guard():
                 await pyfuse3.main(1, self._config.request_count_max)
         finally:
             self._state = State.SERVED
 
     def stop(self) -> None:
-        """Make `serve` return once the requests that it has read are answered (loop only)."""
+        """Make `serve` return once the requests that it has read are answered."""
         self._is_stopped = True
-        if self._state is State.SERVING:
+        if self._server:
+            self._server.stop()
+        elif self._state is State.SERVING:
             pyfuse3.terminate()
-        if self._loop:
-            self._loop.close()
 
     def unmount(self) -> None:
         """Unmount, if nobody has, and end the session. Never raises; does nothing twice."""
@@ -150,10 +145,12 @@ class Session:
         has_answered = self._invalidation.stop()
         if not has_answered:
             log.error("the kernel does not answer: leaving the session as it is")
-        if self._handshake or not has_answered:
+        if self._server or not has_answered:
             self._detach()  # libfuse does not know the mount point, or must not be asked
-        if has_answered:
-            pyfuse3.close(unmount=not self._handshake)  # lazily: open files do not keep it
+        if self._server:
+            self._server.close()
+        elif has_answered:
+            pyfuse3.close(unmount=True)  # lazily: open files do not keep it
 
     def _detach(self) -> None:
         mount = mounts.find_mount(self._path)

@@ -151,6 +151,22 @@ class Remove:
 Step = Create | WriteFull | Write | Truncate | SetXattr | RemoveXattr | SetOmap | Remove
 
 
+@dataclass(slots=True)
+class Notice:
+    """What someone is told in the moment in which the store acknowledges: `message`, written to
+    `fd` by the driver. `is_sent` is set before the caller goes on; a driver may leave it to him.
+
+    Whoever hears of it so may ask the next thing before the caller knows: see `Pump`.
+    """
+
+    fd: int
+    message: bytes  # at most NOTICE_BYTES_MAX
+    is_sent: bool = False
+
+
+NOTICE_BYTES_MAX: Final = 256
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """One atomic operation on one object.
@@ -163,6 +179,7 @@ class Change:
     steps: tuple[Step, ...]
     guard: Guard = Existence.ANY
     mtime_s: int | None = None
+    notice: Notice | None = field(default=None, compare=False)
 
 
 # RADOS holds mtime in 32 bits, and 0 stands for "unchanged".
@@ -233,6 +250,12 @@ class Store(Protocol):
 
     async def stat(self, key: ObjectKey) -> ObjectStat:
         """Raises: ObjectNotFound."""
+
+    async def stat_or_other(
+        self, key: ObjectKey, other: ObjectKey
+    ) -> tuple[ObjectStat | None, ObjectStat | None]:
+        """The state of an object, or where it is not there that of another one in its pool, which
+        is asked for at once where the driver can; None of one that is not there, or not told."""
 
     async def read(self, key: ObjectKey, offset: int, length: int) -> ReadResult:
         """At most `length` bytes from `offset`; b"" at or after the end. Raises: ObjectNotFound."""

@@ -10,6 +10,7 @@ atomic. Beyond the contract a test can
 """
 
 import contextlib
+import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -183,6 +184,28 @@ class MemoryStore:
         async with self._call(Call("stat", key)):
             return self._stat(self._found(key))
 
+    async def stat_or_other(
+        self, key: ObjectKey, other: ObjectKey
+    ) -> tuple[ObjectStat | None, ObjectStat | None]:
+        found: list[ObjectStat | None] = [None, None]
+        failures: list[errors.StoreError | None] = [None, None]
+
+        async def ask(index: int, asked: ObjectKey) -> None:
+            try:
+                found[index] = await self.stat(asked)
+            except errors.ObjectNotFound:
+                return
+            except errors.StoreError as failure:
+                failures[index] = failure
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, 0, key)
+            nursery.start_soon(ask, 1, other)
+        needed = failures[0] or (failures[1] if found[0] is None else None)
+        if needed is not None:
+            raise needed
+        return found[0], None if found[0] else found[1]
+
     async def read(self, key: ObjectKey, offset: int, length: int) -> ReadResult:
         async with self._call(Call("read", key)):
             found = self._found(key)
@@ -211,6 +234,10 @@ class MemoryStore:
             if not self._state(key.pool_id).is_writable:
                 raise errors.PermissionDenied(f"{key}: no write cap")
             version = self._apply(key, change)
+            if change.notice is not None:
+                with contextlib.suppress(OSError):  # whoever waited may be gone
+                    os.write(change.notice.fd, change.notice.message)
+                change.notice.is_sent = True
             self.changes.append((key, change))
             return version
 

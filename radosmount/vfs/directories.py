@@ -15,8 +15,7 @@ from typing import Final
 
 import trio
 
-from radosmount.cache.sequencer import Sequencer
-from radosmount.cache.ticket import Ticket
+from radosmount import switching
 from radosmount.config import NamesMode, ViewConfig
 from radosmount.errors import (
     CrossPool,
@@ -60,7 +59,7 @@ from radosmount.vfs.nodes import (
     ObjectPlace,
     RootNode,
 )
-from radosmount.vfs.objects import Objects
+from radosmount.vfs.objects import Ask, Objects
 from radosmount.vfs.pools import Pools
 from radosmount.vfs.statahead import StatAhead
 
@@ -99,11 +98,9 @@ class Directories:
         nodes: NodeTable,
         pools: Pools,
         objects: Objects,
-        sequencer: Sequencer,
         nursery: trio.Nursery,
     ) -> None:
         self._nursery = nursery
-        self._sequencer = sequencer
         self._store = store
         self._nodes = nodes
         self._pools = pools
@@ -216,10 +213,11 @@ class Directories:
         index = self._forest.index(node.place)
         if index is None or not index.has_marker(node.path):
             node.marker = None
-        elif trio.current_time() - node.heard_s >= MARKER_FRESHNESS_S and await self._is_marked(
-            node
+        elif (
+            switching.current_time() - node.heard_s >= MARKER_FRESHNESS_S
+            and await self._is_marked(node)
         ):
-            node.heard_s = trio.current_time()
+            node.heard_s = switching.current_time()
 
     def marker_of(self, node: DirectoryNode) -> ObjectKey | None:
         """The object that has what is kept of a directory; None for a pool or namespace."""
@@ -230,7 +228,7 @@ class Directories:
         """The inode of a directory (`node` itself may be none), whose marker is that now."""
         known = self._directory_node(node.place, node.path)
         self._forest.note(self._marker(node), True)
-        known.marker, known.heard_s = marker, trio.current_time()
+        known.marker, known.heard_s = marker, switching.current_time()
         return known
 
     def note_changed(self, ino: int) -> None:
@@ -309,28 +307,37 @@ class Directories:
         if index is not None and index.has_directory(node.path):
             return await self._known_node(node)
         key = self._tree_key(directory, name)
-        marker: Ticket[bool] | None = None
-        if index is None or not index.has_file(node.path):  # new: the object and the marker at once
-            marker = self._ask_marker(node)
+        is_new = index is None or not index.has_file(node.path)
+        is_marked: bool | None = None
+
+        async def ask_both(key: ObjectKey) -> ObjectStat:
+            """The object and the marker at once."""
+            nonlocal is_marked
+            found, marker = await self._store.stat_or_other(key, marker_key)
+            if found is None:
+                is_marked = self._note_marker(node, marker_key, marker)
+                raise ObjectNotFound(f"{key.name!r}")
+            return found
+
+        ask: Ask | None = None
+        if is_new:
+            with contextlib.suppress(InvalidCall):  # there can be none
+                marker_key = self._marker(node)
+                ask = ask_both
         try:
-            return await self._look_up(key, caller)
+            return await self._look_up(key, caller, ask)
         except NoSuchEntry:
-            is_marked = await (marker.result() if marker else self._is_marked(node))
+            if is_marked is None:
+                is_marked = await self._is_marked(node)
             if not is_marked and not await self._is_implied(node):
                 raise
             if node.marker is None:
                 return self._directory_node(node.place, node.path)
         return self.take_marker(node, node.marker)
 
-    def _ask_marker(self, node: DirectoryNode) -> Ticket[bool] | None:
-        """`_is_marked`, beside what is asked for meanwhile; None where it has no marker."""
-        with contextlib.suppress(InvalidCall):
-            return self._sequencer.submit(self._marker(node), lambda: self._is_marked(node))
-        return None
-
-    async def _look_up(self, key: ObjectKey, caller: int) -> Node:
+    async def _look_up(self, key: ObjectKey, caller: int, ask: Ask | None) -> Node:
         try:
-            return await self._objects.look_up(key, caller)
+            return await self._objects.look_up(key, caller, ask)
         except NoSuchEntry:
             self._forest.note(key, False)
             raise
@@ -344,14 +351,16 @@ class Directories:
             marker = self._marker(node)
         except InvalidCall:
             return False
-        try:
-            node.marker = await self._store.stat(marker)
-        except ObjectNotFound:
-            node.marker = None
-            self._forest.note(marker, False)
-            return False
-        self._forest.note(marker, True)
-        return True
+        found: ObjectStat | None = None
+        with contextlib.suppress(ObjectNotFound):
+            found = await self._store.stat(marker)
+        return self._note_marker(node, marker, found)
+
+    def _note_marker(self, node: DirectoryNode, key: ObjectKey, found: ObjectStat | None) -> bool:
+        """Whether it is there."""
+        node.marker = found
+        self._forest.note(key, found is not None)
+        return found is not None
 
     async def _is_implied(self, node: DirectoryNode) -> bool:
         index = await self._forest.tree(node.place).latest(IMPLIED_FRESHNESS_S)

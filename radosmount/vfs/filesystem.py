@@ -32,13 +32,13 @@ from radosmount.errors import (
     NotPermitted,
     RadosmountError,
 )
-from radosmount.store.interface import ObjectKey, Store
+from radosmount.store.interface import Notice, ObjectKey, Store
 from radosmount.vfs.attributes import AttributeChange, Attributes, attributes_of, link_target
 from radosmount.vfs.directories import BareName, Directories, OpenDirectory
 from radosmount.vfs.handles import HandleTable
 from radosmount.vfs.metadata import Creator, Metadata
 from radosmount.vfs.nodes import ROOT_INO, DirectoryNode, FileNode, Node, NodeTable, RootNode
-from radosmount.vfs.objects import Objects
+from radosmount.vfs.objects import OPEN_FRESHNESS_S, Objects
 from radosmount.vfs.openfiles import OpenFile, OpenFiles
 from radosmount.vfs.pools import Pools
 from radosmount.vfs.removal import Removal
@@ -99,7 +99,7 @@ class Filesystem:
         self._removal = Removal(store, self._nodes, self._cache, self._objects)
         self._renaming = Renaming(store, self._nodes, self._cache, self._sequencer, self._removal)
         self._directories = Directories(
-            store, view, self._nodes, self._pools, self._objects, self._sequencer, nursery
+            store, view, self._nodes, self._pools, self._objects, nursery
         )
         self._xattrs = XattrCalls(store, view, self._pools, self._objects, self._cache)
         self._metadata = Metadata(store, view, self._objects, self._cache, self._sequencer)
@@ -137,9 +137,9 @@ class Filesystem:
         for ino, lookup_count in inodes:
             self._nodes.forget(ino, lookup_count)
 
-    async def unlink(self, parent: int, name: bytes) -> None:
+    async def unlink(self, parent: int, name: bytes, notice: Notice | None = None) -> None:
         """Remove a file; open handles keep its content. Raises: NoSuchEntry."""
-        await self._remove(await self._directories.key_for_change(parent, name))
+        await self._remove(await self._directories.key_for_change(parent, name), notice)
         self._directories.note_changed(parent)
 
     async def make_directory(
@@ -185,7 +185,13 @@ class Filesystem:
         self._directories.note_changed(parent)
 
     async def rename(
-        self, old_parent: int, old_name: bytes, new_parent: int, new_name: bytes, may_replace: bool
+        self,
+        old_parent: int,
+        old_name: bytes,
+        new_parent: int,
+        new_name: bytes,
+        may_replace: bool,
+        notice: Notice | None = None,
     ) -> None:
         """Rename a file within its pool.
 
@@ -199,7 +205,7 @@ class Filesystem:
         if (old.pool_id, old.namespace) != (new.pool_id, new.namespace):
             raise CrossPool("RADOS moves nothing between pools")
         if old != new:
-            await self._renaming.rename(old, new, may_replace)
+            await self._renaming.rename(old, new, may_replace, notice)
             self._directories.note_changed(old_parent)
             self._directories.note_changed(new_parent)
 
@@ -256,20 +262,36 @@ class Filesystem:
     # Open files
 
     async def create(
-        self, parent: int, name: bytes, flags: int, creator: Creator | None = None
+        self,
+        parent: int,
+        name: bytes,
+        flags: int,
+        creator: Creator | None = None,
+        notice_of: Callable[[OpenFile, Attributes], Notice] | None = None,
     ) -> tuple[OpenFile, Attributes]:
-        """O_CREAT; with O_EXCL exclusive across all clients. One more reference."""
+        """O_CREAT; with O_EXCL exclusive across all clients. One more reference.
+
+        `notice_of`: makes a notice of what will be returned, sent when the object is made.
+        """
         key = await self._directories.key_for_change(parent, name)
         is_exclusive = bool(flags & os.O_EXCL)
         kept = self._metadata.of_new(stat.S_IFREG, self._heir(parent, creator))
+        handle = self._opens.handles.reserve()
+
+        def notice_of_node(node: FileNode) -> Notice:
+            assert notice_of is not None
+            attributes = self._attributes(node, OPEN_FRESHNESS_S)
+            return notice_of(OpenFile(handle, keeps_pages=True, keeps_attributes=True), attributes)
+
+        telling = None if notice_of is None else notice_of_node
         try:
-            node = await self._objects.create(key, is_exclusive, kept)
+            node = await self._objects.create(key, is_exclusive, kept, telling)
             self._directories.note_changed(parent)
         except EntryExists:
             if is_exclusive:
                 raise
             node = await self._objects.find(key)  # made meanwhile: as good as ours
-        return self._opens.opened(node, flags), self._referenced(node)
+        return self._opens.opened(node, flags, number=handle), self._referenced(node)
 
     async def make_file(
         self, parent: int, name: bytes, creator: Creator | None = None
@@ -290,11 +312,11 @@ class Filesystem:
     async def write(self, handle: int, offset: int, data: bytes) -> int:
         return await self._opens.write(handle, offset, data)
 
-    async def flush(self, handle: int) -> None:
-        await self._opens.flush(handle)
+    async def flush(self, handle: int, notice: Notice | None = None) -> None:
+        await self._opens.flush(handle, notice)
 
-    async def sync(self, handle: int) -> None:
-        await self._opens.sync(handle)
+    async def sync(self, handle: int, notice: Notice | None = None) -> None:
+        await self._opens.sync(handle, notice)
 
     async def release(self, handle: int) -> None:
         await self._opens.release(handle)
@@ -353,8 +375,10 @@ class Filesystem:
     async def list_xattrs(self, ino: int) -> list[bytes]:
         return await self._xattrs.names(self._nodes[ino])
 
-    async def set_xattr(self, ino: int, name: bytes, value: bytes) -> None:
-        await self._xattrs.set(self._nodes[ino], name, value)
+    async def set_xattr(
+        self, ino: int, name: bytes, value: bytes, notice: Notice | None = None
+    ) -> None:
+        await self._xattrs.set(self._nodes[ino], name, value, notice)
 
     async def remove_xattr(self, ino: int, name: bytes) -> None:
         await self._xattrs.set(self._nodes[ino], name, None)
@@ -392,8 +416,8 @@ class Filesystem:
 
     # Inside
 
-    async def _remove(self, key: ObjectKey) -> None:
-        await self._sequencer.run(key, lambda progress: self._removal.remove(key, progress))
+    async def _remove(self, key: ObjectKey, notice: Notice | None = None) -> None:
+        await self._sequencer.run(key, lambda progress: self._removal.remove(key, progress, notice))
 
     def _attributes(self, node: Node, valid_s: float = 0.0) -> Attributes:
         nlink = 1 if isinstance(node, FileNode) else self._directories.link_count(node)

@@ -53,10 +53,14 @@ class FileHandle:
         length = min(length, file.size)
         return head.data[:length] if length <= len(head.data) else None
 
+    @property
+    def has_heard_all(self) -> bool:
+        return self._heard_error_count >= self.file.error_count
+
     def unheard_error(self) -> RadosmountError | None:
         """The error of a failed flush, where this handle has not heard of it yet."""
         file = self.file
-        if self._heard_error_count >= file.error_count:
+        if self.has_heard_all:
             return None
         self._heard_error_count = file.error_count
         file.reported_error_count = file.error_count
@@ -76,8 +80,13 @@ class HandleTable(Generic[T]):
     def __getitem__(self, number: int) -> T:
         return self._handles[number]
 
-    def add(self, handle: T) -> int:
-        number = next(self._numbers)
+    def reserve(self) -> int:
+        """A number for a handle that is to be added, if all goes well."""
+        return next(self._numbers)
+
+    def add(self, handle: T, number: int | None = None) -> int:
+        """`number`: that was reserved for it."""
+        number = next(self._numbers) if number is None else number
         self._handles[number] = handle
         return number
 

@@ -11,6 +11,7 @@ from typing import Final
 
 import trio
 
+from radosmount import switching
 from radosmount.background import contained
 from radosmount.errors import ObjectNotFound, RadosmountError, StoreFailure
 from radosmount.store.interface import ObjectKey, ObjectStat, Store
@@ -30,7 +31,7 @@ class Answer:
     def __init__(self) -> None:
         self.is_here = False
         self.arrival: trio.Event | None = None  # where somebody waits for it
-        self.asked_s = trio.current_time()
+        self.asked_s = switching.current_time()
         self.stat: ObjectStat | None = None
         self.failure: RadosmountError | None = None
 
@@ -80,7 +81,7 @@ class LookAhead:
 
     def _answer(self, key: ObjectKey, index: int) -> Answer:
         answer = self._answers.get(key)
-        if answer is None or trio.current_time() - answer.asked_s > FRESHNESS_S:
+        if answer is None or switching.current_time() - answer.asked_s > FRESHNESS_S:
             self._forget(index)
         if self._end_index - index <= WINDOW_COUNT // 2:
             self._ask(index)
@@ -116,7 +117,7 @@ class LookAhead:
             self._worker_count -= 1
 
     async def _fetch(self, key: ObjectKey, answer: Answer) -> None:
-        answer.asked_s = trio.current_time()
+        answer.asked_s = switching.current_time()
         try:
             answer.stat = await self._store.stat(key)
         except ObjectNotFound:

@@ -198,6 +198,7 @@ class NodeTable:
     def __init__(self) -> None:
         self._by_ino: dict[int, Node] = {}
         self._by_identity: dict[Identity, Node] = {}
+        self._expected: dict[int, Identity] = {}  # numbers that are told already
         self._watch: Callable[[ObjectKey, bool | None], None] = lambda key, is_there: None
 
     def watch(self, watch: Callable[[ObjectKey, bool | None], None]) -> None:
@@ -254,10 +255,28 @@ class NodeTable:
         assert node is None or isinstance(node, FileNode)
         return node
 
+    @contextlib.contextmanager
+    def expecting(self, key: ObjectKey) -> Iterator[int | None]:
+        """The number that a file of that name gets, if it is made inside; None where another
+        has that number, or the name."""
+        ino = _hashed_ino(key)
+        is_free = ino > ROOT_INO and ino not in self._by_ino and ino not in self._expected
+        if not is_free or key in self._by_identity:
+            yield None
+            return
+        self._expected[ino] = key
+        try:
+            yield ino
+        finally:
+            del self._expected[ino]
+
     def add(self, node: Node) -> None:
         """Give a new node its number. Its identity must be free."""
-        ino = _hashed_ino(node.identity)
-        while ino in self._by_ino or ino <= ROOT_INO:
+        identity = node.identity
+        ino = _hashed_ino(identity)
+        while (
+            ino in self._by_ino or ino <= ROOT_INO or self._expected.get(ino, identity) != identity
+        ):
             ino = (ino + 1) & INO_MAX
         self._enter(node, ino)
         if isinstance(node, FileNode):

@@ -11,8 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Final, TypeGuard
 
-import trio
-
+from radosmount import switching
 from radosmount.cache.changes import Attempt
 from radosmount.cache.file import CachedFile
 from radosmount.cache.pagecache import PageCache
@@ -34,6 +33,7 @@ from radosmount.store.interface import (
     Change,
     Create,
     Existence,
+    Notice,
     ObjectKey,
     ObjectStat,
     ReadResult,
@@ -58,6 +58,11 @@ LOOKUP_FRESHNESS_S: Final = 0.05
 AHEAD_FRESHNESS_S: Final = 1.0
 
 
+NoticeOfNode = Callable[[FileNode], Notice]
+# Raises: ObjectNotFound.
+Ask = Callable[[ObjectKey], Awaitable[ObjectStat]]
+
+
 class Objects:
     """`invalidate(ino)`: have the kernel drop its pages of an inode, some time soon.
     `unlink_gone`: see `PageCache`."""
@@ -79,8 +84,9 @@ class Objects:
         self._unlink_gone = unlink_gone
         self.heads = Heads()
 
-    async def look_up(self, key: ObjectKey, caller: int) -> FileNode:
-        """The inode of an existing object, for the thread `caller` (0: unknown).
+    async def look_up(self, key: ObjectKey, caller: int, ask: Ask | None = None) -> FileNode:
+        """The inode of an existing object, for the thread `caller` (0: unknown). `ask`: instead of
+        the store's `stat`, if it has to be asked, and not for the first bytes, too.
 
         Raises: NoSuchEntry.
         """
@@ -88,19 +94,19 @@ class Objects:
         is_fetched = node is not None and await self._take_fetched_ahead(node)
         is_fetched = is_fetched and self._nodes.find_file(key) is node  # not forgotten meanwhile
         if node is None or not is_fetched:
-            node = await self._find_with_head(key, caller)
+            node = await self._find_with_head(key, caller, ask or self._store.stat)
         if caller:
-            node.vouch = Vouch(caller, not is_fetched, trio.current_time())
+            node.vouch = Vouch(caller, not is_fetched, switching.current_time())
         return node
 
     async def find(self, key: ObjectKey) -> FileNode:
         """The inode of an existing object, as the store has it now. Raises: NoSuchEntry."""
         return await self._find(key, self._store.stat)
 
-    async def _find_with_head(self, key: ObjectKey, caller: int) -> FileNode:
+    async def _find_with_head(self, key: ObjectKey, caller: int, ask: Ask) -> FileNode:
         """`find`, together with the first bytes where the thread is likely to read them."""
         if not self.heads.is_expected(caller):
-            return await self.find(key)
+            return await self._find(key, ask)
         head: ReadResult | None = None
 
         async def stat(key: ObjectKey) -> ObjectStat:
@@ -113,9 +119,7 @@ class Objects:
             self.heads.keep(caller, node, head)
         return node
 
-    async def _find(
-        self, key: ObjectKey, ask: Callable[[ObjectKey], Awaitable[ObjectStat]]
-    ) -> FileNode:
+    async def _find(self, key: ObjectKey, ask: Ask) -> FileNode:
         node = self._nodes.find_file(key)
         if node is not None and node.lost_removal is not None:
             await self._cache.flush(node.file)  # which finds out whether it is still there
@@ -169,7 +173,7 @@ class Objects:
         node.shown_version = file.base.version
         if not file.is_clean or file.orphan is not None:
             return OPEN_FRESHNESS_S
-        return max(file.heard_s + OPEN_FRESHNESS_S - trio.current_time(), 0.0)
+        return max(file.heard_s + OPEN_FRESHNESS_S - switching.current_time(), 0.0)
 
     def is_fresh(self, node: FileNode) -> bool:
         """Whether fstat(2) may answer from what the inode shows: most often it may."""
@@ -177,7 +181,7 @@ class Objects:
         if not node.open_count or file.is_suspect:
             return False
         is_known = not file.is_clean or file.orphan is not None
-        return is_known or trio.current_time() - file.heard_s < OPEN_FRESHNESS_S
+        return is_known or switching.current_time() - file.heard_s < OPEN_FRESHNESS_S
 
     async def get_attributes(self, node: FileNode, caller: int) -> None:
         """Let the inode show what the store has, for a stat(2) by the thread `caller`.
@@ -215,7 +219,7 @@ class Objects:
         if not file.is_clean or file.orphan is not None:
             return
         _check_linked(file)
-        is_fresh = trio.current_time() - file.heard_s < freshness_s
+        is_fresh = switching.current_time() - file.heard_s < freshness_s
         if is_fresh and not file.is_suspect:
             return
         epoch = file.epoch
@@ -248,15 +252,22 @@ class Objects:
             self._invalidate(node.ino)
 
     async def create(
-        self, key: ObjectKey, is_exclusive: bool, kept: Posix = posix.NONE
+        self,
+        key: ObjectKey,
+        is_exclusive: bool,
+        kept: Posix = posix.NONE,
+        notice_of: NoticeOfNode | None = None,
     ) -> FileNode:
         """A new empty file. With `is_exclusive` the object is made now, across all clients of
         the cluster; else by the first flush. `kept` is made together with it.
+        `notice_of(node)`: what is told when the object is made, of a file that looks like `node`.
 
         Raises: EntryExists.
         """
         if is_exclusive:
-            return await self._sequencer.run(key, lambda _: self._create_exclusively(key, kept))
+            return await self._sequencer.run(
+                key, lambda _: self._create_exclusively(key, kept, notice_of)
+            )
         if self._nodes.find_file(key) is not None:
             try:
                 await self.find(key)
@@ -293,6 +304,7 @@ class Objects:
         steps: tuple[Step, ...],
         mtime_s: int | None,
         must_match: bool = False,
+        notice: Notice | None = None,
     ) -> None:
         """Apply steps that do not touch the content, outside of a flush. In the file's turn.
 
@@ -301,17 +313,17 @@ class Objects:
         """
         before = file.base
         if not before.version:  # only listed so far: there is nothing to compare with
-            await self._store.apply(file.key, Change(steps, Existence.PRESENT, mtime_s))
+            await self._store.apply(file.key, Change(steps, Existence.PRESENT, mtime_s, notice))
             return
         try:
             version = await self._store.apply(
-                file.key, Change(steps, AtVersion(before.version), mtime_s)
+                file.key, Change(steps, AtVersion(before.version), mtime_s, notice)
             )
         except VersionConflict:
             file.is_suspect = True
             if must_match:
                 raise
-            await self._store.apply(file.key, Change(steps, Existence.PRESENT, mtime_s))
+            await self._store.apply(file.key, Change(steps, Existence.PRESENT, mtime_s, notice))
             return
         except StoreError as failure:
             if failure.is_outcome_unknown:
@@ -334,7 +346,7 @@ class Objects:
         vouch, node.vouch = node.vouch, None
         if vouch is None or vouch.caller != caller or (for_open and not vouch.may_open):
             return False
-        is_fresh = trio.current_time() - vouch.looked_up_s < LOOKUP_FRESHNESS_S
+        is_fresh = switching.current_time() - vouch.looked_up_s < LOOKUP_FRESHNESS_S
         return is_fresh and not node.file.is_unlinked
 
     async def _take_fetched_ahead(self, node: FileNode) -> bool:
@@ -343,7 +355,7 @@ class Objects:
             node.stat_ahead.note_asked(node.stat_ahead_index)
         if node.stat_under_way is not None:
             await node.stat_under_way.wait()
-        age_s = trio.current_time() - node.fetched_ahead_s
+        age_s = switching.current_time() - node.fetched_ahead_s
         node.fetched_ahead_s = float("-inf")
         return age_s < AHEAD_FRESHNESS_S and not node.file.is_unlinked
 
@@ -353,7 +365,7 @@ class Objects:
         file = node.file
         before, was_suspect = file.base, file.is_suspect
         is_changed = file.observe(stat) and before.version != 0
-        file.heard_s = trio.current_time()
+        file.heard_s = switching.current_time()
         if is_changed or was_suspect:
             node.stale_count += 1  # the next open drops them, for every handle
         looks_same = replace(stat, version=before.version) == before
@@ -364,7 +376,7 @@ class Objects:
         node = self._nodes.find_file(key)
         if node is None:
             node = FileNode(CachedFile(key, stat))
-            node.file.heard_s = trio.current_time()
+            node.file.heard_s = switching.current_time()
             self._nodes.add(node)
         else:
             self._observe(node, stat)
@@ -401,7 +413,9 @@ class Objects:
         self._cache.set_mtime(node.file, time.time_ns())
         return node
 
-    async def _create_exclusively(self, key: ObjectKey, kept: Posix) -> FileNode:
+    async def _create_exclusively(
+        self, key: ObjectKey, kept: Posix, notice_of: NoticeOfNode | None
+    ) -> FileNode:
         node = self._nodes.find_file(key)
         if node is not None and node.file.is_new:
             raise EntryExists(f"{key.name!r} is being written")
@@ -409,14 +423,22 @@ class Objects:
         steps: tuple[Step, ...] = (Create(),)
         if kept != posix.NONE:
             steps += (SetXattr(posix.XATTR, posix.encode(kept)),)
-        try:
-            with self._nodes.changing(key):
-                version = await self._store.apply(key, Change(steps, Existence.ABSENT, mtime_s))
-        except ObjectExists as refusal:
-            raise EntryExists(f"{key.name!r}") from refusal
-        self._let_go(key)
-        brought = None if kept == posix.NONE else kept
-        node = self._enter(key, ObjectStat(0, mtime_s, version, posix=brought))
+        made = ObjectStat(0, mtime_s, 0, posix=None if kept == posix.NONE else kept)
+        notice: Notice | None = None
+        with self._nodes.expecting(key) as ino:
+            if notice_of is not None and ino is not None:
+                expected = FileNode(CachedFile(key, made))
+                expected.ino = ino
+                notice = notice_of(expected)
+            change = Change(steps, Existence.ABSENT, mtime_s, notice)
+            try:
+                with self._nodes.changing(key):
+                    version = await self._store.apply(key, change)
+            except ObjectExists as refusal:
+                raise EntryExists(f"{key.name!r}") from refusal
+            if notice is None or not notice.is_sent:
+                self._let_go(key)  # else who has been listed meanwhile is the one that was told
+            node = self._enter(key, replace(made, version=version))
         node.file.bare_version = version
         return node
 

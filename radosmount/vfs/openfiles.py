@@ -10,7 +10,7 @@ from radosmount.cache.pagecache import PageCache
 from radosmount.cache.readahead import ReadAhead
 from radosmount.config import CacheConfig, ConflictMode, FlushMode
 from radosmount.errors import IsDirectory, StaleFile
-from radosmount.store.interface import ReadResult
+from radosmount.store.interface import Notice, ReadResult
 from radosmount.vfs.handles import FileHandle, HandleTable
 from radosmount.vfs.metadata import Metadata
 from radosmount.vfs.nodes import FileNode, NodeTable
@@ -57,7 +57,13 @@ class OpenFiles:
         self._flush_mode = config.flush
         self._has_guard = config.conflict is ConflictMode.FAIL
 
-    def opened(self, node: FileNode, flags: int, head: ReadResult | None = None) -> OpenFile:
+    def opened(
+        self,
+        node: FileNode,
+        flags: int,
+        head: ReadResult | None = None,
+        number: int | None = None,
+    ) -> OpenFile:
         """A new handle. O_TRUNC takes effect with the next flush."""
         is_writable = _is_for_writing(flags)
         if flags & os.O_TRUNC:
@@ -70,7 +76,7 @@ class OpenFiles:
         keeps_pages = node.dropped_count == node.stale_count
         opened.stale_count = node.stale_count
         keeps_attributes = node.shown_version in (None, node.file.base.version)
-        return OpenFile(self.handles.add(opened), keeps_pages, keeps_attributes)
+        return OpenFile(self.handles.add(opened, number), keeps_pages, keeps_attributes)
 
     async def open(self, ino: int, flags: int, caller: int = 0, uid: int = 0) -> OpenFile:
         """Asks the store what the object is now (close-to-open). `uid`: whose open it is.
@@ -130,7 +136,7 @@ class OpenFiles:
             _raise_unheard(opened)
         return len(data)
 
-    async def flush(self, handle: int) -> None:
+    async def flush(self, handle: int, notice: Notice | None = None) -> None:
         """close(2), of every duplicate of a descriptor. Raises: a failed flush's error, once."""
         opened = self.handles[handle]
         if not opened.is_writable and not opened.file.is_new:  # O_CREAT may come with O_RDONLY
@@ -138,11 +144,11 @@ class OpenFiles:
         if self._flush_mode is FlushMode.LAZY:
             _raise_unheard(opened)
         else:
-            await self._flush(opened)
+            await self._flush(opened, notice)
 
-    async def sync(self, handle: int) -> None:
+    async def sync(self, handle: int, notice: Notice | None = None) -> None:
         """fsync(2). Raises: a failed flush's error, once."""
-        await self._flush(self.handles[handle])
+        await self._flush(self.handles[handle], notice)
 
     async def release(self, handle: int) -> None:
         """The last descriptor is gone. What came after the last flush (mmap) is stored now.
@@ -181,12 +187,12 @@ class OpenFiles:
 
     # Inside
 
-    async def _flush(self, opened: FileHandle) -> None:
+    async def _flush(self, opened: FileHandle, notice: Notice | None) -> None:
         """Who waits for a flush that fails hears of it, though another, by the same handle (a
-        forked child's close), may have heard first."""
+        forked child's close), may have heard first. Who has an error to hear gets no notice."""
         file = opened.file
         error_count = file.error_count
-        await self._cache.flush(file)
+        await self._cache.flush(file, notice if opened.has_heard_all else None)
         _raise_unheard(opened)
         if file.error is not None and file.error_count > error_count:
             raise file.error.with_traceback(None)

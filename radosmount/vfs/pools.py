@@ -11,6 +11,7 @@ from typing import Final
 
 import trio
 
+from radosmount import switching
 from radosmount.config import ViewConfig
 from radosmount.errors import (
     AccessDenied,
@@ -117,13 +118,13 @@ class Pools:
         with trio.move_on_after(WRITE_PROBE_WAIT_S) as scope:
             await self._probe_write(pool, place)
         if scope.cancelled_caught:
-            self._silent_s[place] = trio.current_time()
+            self._silent_s[place] = switching.current_time()
             log.info("nobody tells yet whether pool %r may be written", pool.name)
 
     def _was_silent(self, place: ObjectPlace) -> bool:
         """Whether the write probe was waited for in vain a moment ago."""
         silent_s = self._silent_s.get(place, -math.inf)
-        return trio.current_time() - silent_s < WRITE_PROBE_PAUSE_S
+        return switching.current_time() - silent_s < WRITE_PROBE_PAUSE_S
 
     async def _probe_write(self, pool: Pool, place: ObjectPlace) -> None:
         try:

@@ -15,7 +15,15 @@ from radosmount.errors import (
     StoreError,
     VersionConflict,
 )
-from radosmount.store.interface import AtVersion, Change, Existence, ObjectKey, Remove, Store
+from radosmount.store.interface import (
+    AtVersion,
+    Change,
+    Existence,
+    Notice,
+    ObjectKey,
+    Remove,
+    Store,
+)
 from radosmount.vfs.nodes import FileNode, NodeTable
 from radosmount.vfs.objects import Objects
 
@@ -33,10 +41,12 @@ class Removal:
         self._cache = cache
         self._objects = objects
 
-    async def remove(self, key: ObjectKey, progress: Progress) -> None:
+    async def remove(
+        self, key: ObjectKey, progress: Progress, notice: Notice | None = None
+    ) -> None:
         """Remove the object; open handles keep the content. Raises: NoSuchEntry.
 
-        `progress` is noted whenever the store has answered.
+        `progress` is noted whenever the store has answered; `notice` goes with the removal.
         """
         node = self._nodes.find_file(key)
         if node is not None and node.file.is_new and not node.file.attempts:
@@ -44,9 +54,9 @@ class Removal:
             return
         with self._nodes.changing(key):
             if node is None:
-                await self._remove_object(key)
+                await self._remove_object(key, notice)
             else:
-                await self._remove_known(node, progress)
+                await self._remove_known(node, progress, notice)
 
     async def copy_if_open(self, node: FileNode, progress: Progress) -> tuple[Orphan | None, int]:
         """The store's bytes of an open file, and their version; None where it is not open."""
@@ -102,13 +112,15 @@ class Removal:
             except ObjectNotFound:
                 self.unlink_gone(node.file)
 
-    async def _remove_known(self, node: FileNode, progress: Progress) -> None:
+    async def _remove_known(
+        self, node: FileNode, progress: Progress, notice: Notice | None
+    ) -> None:
         file = node.file
         for _ in range(ATTEMPT_COUNT_MAX):
             orphan, version = await self.copy_if_open(node, progress)
             guard = AtVersion(version) if version else Existence.ANY
             try:
-                await self._store.apply(file.key, Change((Remove(),), guard))
+                await self._store.apply(file.key, Change((Remove(),), guard, notice=notice))
             except VersionConflict:
                 if orphan:
                     orphan.close()
@@ -128,9 +140,9 @@ class Removal:
             return
         raise VersionConflict(f"{file.key.name!r} is being changed again and again")
 
-    async def _remove_object(self, key: ObjectKey) -> None:
+    async def _remove_object(self, key: ObjectKey, notice: Notice | None) -> None:
         try:
-            await self._store.apply(key, Change((Remove(),)))
+            await self._store.apply(key, Change((Remove(),), notice=notice))
         except ObjectNotFound as failure:
             raise NoSuchEntry(f"{key.name!r}") from failure
         node = self._nodes.find_file(key)

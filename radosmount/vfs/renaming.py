@@ -14,8 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-import trio
-
+from radosmount import switching
 from radosmount.cache.file import CachedFile
 from radosmount.cache.pagecache import PageCache
 from radosmount.cache.sequencer import Sequencer
@@ -35,6 +34,7 @@ from radosmount.store.interface import (
     Change,
     Create,
     Existence,
+    Notice,
     ObjectKey,
     ObjectStat,
     Remove,
@@ -69,7 +69,7 @@ class _Source:
 def _known_source(file: CachedFile) -> _Source | None:
     """Without asking: where it is our own work, and all of it is at hand."""
     content = file.known_content
-    is_fresh = trio.current_time() - file.heard_s < KNOWN_FRESHNESS_S
+    is_fresh = switching.current_time() - file.heard_s < KNOWN_FRESHNESS_S
     if content is None or not file.is_known_bare or not is_fresh:
         return None
     kept = file.base.posix
@@ -92,20 +92,27 @@ class Renaming:
         self._sequencer = sequencer
         self._removal = removal
 
-    async def rename(self, old: ObjectKey, new: ObjectKey, may_replace: bool) -> None:
-        """Two different objects of one place.
+    async def rename(
+        self, old: ObjectKey, new: ObjectKey, may_replace: bool, notice: Notice | None = None
+    ) -> None:
+        """Two different objects of one place. `notice` goes with the removal of the source.
 
         Raises: NoSuchEntry; EntryExists where the target must not be replaced; VersionConflict
         where others change both objects all the time; DeadlineExceeded; StoreError.
         """
 
         async def rename(progress: Progress) -> None:
-            await self._rename(old, new, may_replace, progress)
+            await self._rename(old, new, may_replace, progress, notice)
 
         await self._sequencer.run_in_both(old, new, rename)
 
     async def _rename(
-        self, old: ObjectKey, new: ObjectKey, may_replace: bool, progress: Progress
+        self,
+        old: ObjectKey,
+        new: ObjectKey,
+        may_replace: bool,
+        progress: Progress,
+        notice: Notice | None,
     ) -> None:
         node = await self._settled(old)
         target = self._nodes.find_file(new)
@@ -132,7 +139,7 @@ class Renaming:
         with self._nodes.changing(old, new), opens_wait:
             try:
                 source, version = await self._move(
-                    old, new, file, known, may_replace, progress, note_replaced
+                    old, new, file, known, may_replace, progress, note_replaced, notice
                 )
             finally:  # whatever became of the source
                 if target is not None and is_replaced:
@@ -182,6 +189,7 @@ class Renaming:
         may_replace: bool,
         progress: Progress,
         note_replaced: Callable[[], None],
+        notice: Notice | None,
     ) -> tuple[ObjectStat, int]:
         """Return what the source was, and the version of what it became. `note_replaced` is called
         once the target is no more, though the removal of the source may fail after it.
@@ -196,7 +204,15 @@ class Renaming:
                 may_replace = True  # what stands there from here on is our own copy
                 note_replaced()
                 self._nodes.note(new, True)
-                await self._store.apply(old, Change((Remove(),), AtVersion(source.stat.version)))
+                # Nothing waits behind this, but where someone has the new name open: see
+                # `_part_from_late`.
+                late = self._nodes.find_file(new)
+                removing = Change(
+                    (Remove(),),
+                    AtVersion(source.stat.version),
+                    notice=None if late is not None and late.open_count else notice,
+                )
+                await self._store.apply(old, removing)
             except VersionConflict:
                 source = None
                 continue

@@ -12,6 +12,7 @@ from typing import Final
 
 import trio
 
+from radosmount import switching
 from radosmount.background import contained
 from radosmount.errors import RadosmountError
 from radosmount.vfs.nodes import FileNode
@@ -93,7 +94,7 @@ class StatAhead:
         node.stat_under_way = arrival = trio.Event()
         try:
             await self._revalidate(node)
-            node.fetched_ahead_s = trio.current_time()
+            node.fetched_ahead_s = switching.current_time()
         except RadosmountError:
             pass  # who asks for this file asks the store, and hears of it
         finally:

@@ -13,6 +13,7 @@ from typing import Final
 
 import trio
 
+from radosmount import switching
 from radosmount.background import contained
 from radosmount.cache.ticket import Ticket
 from radosmount.errors import StoreError
@@ -60,7 +61,7 @@ class Tree:
 
     def known(self, max_age_s: float) -> NameIndex | None:
         """The index, if it is not older than that."""
-        is_young = trio.current_time() - self._began_s <= max_age_s
+        is_young = switching.current_time() - self._began_s <= max_age_s
         return self._index if is_young else None
 
     async def current(self, max_age_s: float) -> NameIndex:
@@ -93,7 +94,7 @@ class Tree:
 
     @property
     def _has_just_failed(self) -> bool:
-        is_fresh = trio.current_time() - self._failed_s < FAILURE_FRESHNESS_S
+        is_fresh = switching.current_time() - self._failed_s < FAILURE_FRESHNESS_S
         return self._failure is not None and is_fresh
 
     async def index(self, max_age_s: float) -> NameIndex:
@@ -101,7 +102,7 @@ class Tree:
 
         Raises: what listing raises.
         """
-        asked_s = trio.current_time()
+        asked_s = switching.current_time()
         while self._index is None or self._began_s < asked_s - max_age_s:
             if self._listing is None:
                 self._listing = Ticket(self._load)
@@ -112,7 +113,7 @@ class Tree:
     async def listed(self, max_age_s: float) -> NameIndex:
         """As `index`; but where listing takes long, as old as the cluster is late to tell that
         something was written to the pool."""
-        asked_s = trio.current_time()
+        asked_s = switching.current_time()
         index = self.known(max_age_s)
         if index is None and self._took_s >= LONG_LISTING_S:
             written = await self._ask_written()
@@ -145,7 +146,7 @@ class Tree:
                 self._is_refreshing = False
 
     async def _load(self) -> None:
-        began_s, doubt_count = trio.current_time(), self._doubt_count
+        began_s, doubt_count = switching.current_time(), self._doubt_count
         self._changes.clear()
         index = NameIndex()
         for key in self._unstored():  # a flush may make the object behind the listing's back
@@ -162,12 +163,12 @@ class Tree:
                 index.add(ObjectName(key.name, key.locator))
             for found, is_there in self._changes:
                 _apply(index, found, is_there)
-            self._index, self._took_s = index, trio.current_time() - began_s
+            self._index, self._took_s = index, switching.current_time() - began_s
             self._failure = None
             if doubt_count == self._doubt_count:
                 self._began_s, self._written = began_s, written
         except StoreError as failure:
-            self._failure, self._failed_s = failure, trio.current_time()
+            self._failure, self._failed_s = failure, switching.current_time()
             raise
         finally:
             self._listing = None

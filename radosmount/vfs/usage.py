@@ -6,6 +6,7 @@ from typing import Final
 
 import trio
 
+from radosmount import switching
 from radosmount.errors import StoreError
 from radosmount.store.interface import PoolUsage, Store, Usage
 
@@ -43,9 +44,9 @@ class SpaceMeter:
         return _pool_space(pool) if pool else SpaceUsage(0, 0, 0)
 
     async def _refresh(self) -> None:
-        if trio.current_time() - self._asked_s < FRESHNESS_S:
+        if switching.current_time() - self._asked_s < FRESHNESS_S:
             return
-        self._asked_s = trio.current_time()
+        self._asked_s = switching.current_time()
         with trio.move_on_after(WAIT_S):
             try:
                 found = await self._store.usage()

@@ -21,16 +21,20 @@ from radosmount.errors import (
     XattrTooBig,
 )
 from radosmount.store import posix
-from radosmount.store.interface import RemoveXattr, SetXattr, Store
+from radosmount.store.interface import Notice, RemoveXattr, SetXattr, Store
 from radosmount.vfs.nodes import ROOT_INO, FileNode, Node
 from radosmount.vfs.objects import Objects
 from radosmount.vfs.pools import Pools
 
 USER_PREFIX: Final = b"user."
 VIRTUAL_PREFIX: Final = b"ceph."
-# `ls -l` asks for it, of each file anew as long as it is only missing. Where SELinux is on, the
-# kernel answers for it itself.
-SELINUX_XATTR: Final = b"security.selinux"
+# What names that begin so always end with; the first counts. `ls -l` asks for SELinux's, of each
+# file anew as long as it is only missing. Where SELinux is on, the kernel answers for it itself.
+CONSTANT_ERRNOS: Final = (
+    (b"security.selinux", Unsupported.errno),
+    (b"security.", XattrMissing.errno),
+    (b"system.", Unsupported.errno),
+)
 NAME_BYTES_MAX: Final = 100  # of RADOS (osd_max_attr_name_len)
 VALUE_BYTES_MAX: Final = 65536  # of Linux (XATTR_SIZE_MAX, xattr(7))
 # Kept by the lock class, by libradosstriper and by our `posix`: readable by name, like any other.
@@ -64,7 +68,9 @@ class XattrCalls:
     async def names(self, node: Node) -> list[bytes]:
         return listed_names(await self._values(node))
 
-    async def set(self, node: Node, name: bytes, value: bytes | None) -> None:
+    async def set(
+        self, node: Node, name: bytes, value: bytes | None, notice: Notice | None = None
+    ) -> None:
         """Set or (None) remove: acknowledged on return, but for a file that RADOS does not
         have yet, or that is being rewritten: then with the content.
 
@@ -87,16 +93,18 @@ class XattrCalls:
         if file.stages_xattrs:
             self._cache.stage_xattr(file, key, value)
         else:
-            await self._objects.in_turn(file, lambda: self._store_one(file, key, value))
+            await self._objects.in_turn(file, lambda: self._store_one(file, key, value, notice))
 
-    async def _store_one(self, file: CachedFile, key: bytes, value: bytes | None) -> None:
+    async def _store_one(
+        self, file: CachedFile, key: bytes, value: bytes | None, notice: Notice | None
+    ) -> None:
         """An operation of the sequencer. The mtime stays: content did not change."""
         if file.stages_xattrs:  # truncated or renamed over while we waited
             self._cache.stage_xattr(file, key, value)
             return
         step = RemoveXattr(key) if value is None else SetXattr(key, value)
         try:
-            await self._objects.change_beside(file, (step,), mtime_s=None)
+            await self._objects.change_beside(file, (step,), mtime_s=None, notice=notice)
         except ObjectNotFound as failure:
             raise StaleFile(f"{file.key.name!r} was removed") from failure
 
@@ -117,9 +125,10 @@ class XattrCalls:
             value = self._virtual_values(node).get(name)
             if value is not None:
                 return value
-        elif name == SELINUX_XATTR or not name.startswith(b"security."):
-            raise Unsupported(f"xattr {name!r}")
-        raise XattrMissing(f"xattr {name!r}")
+        number = next((n for beginning, n in CONSTANT_ERRNOS if name.startswith(beginning)), None)
+        if name.startswith(VIRTUAL_PREFIX) or number == XattrMissing.errno:
+            raise XattrMissing(f"xattr {name!r}")
+        raise Unsupported(f"xattr {name!r}")
 
     def _mount_values(self) -> dict[bytes, bytes]:
         unstored = (self._cache.held_bytes, len(self._cache.dirty_files))

@@ -44,7 +44,7 @@ BUGS = (
         "behind",
         "fstat of an open file is never asked for again",
         "vfs/objects.py",
-        "return is_known or trio.current_time() - file.heard_s < OPEN_FRESHNESS_S",
+        "return is_known or switching.current_time() - file.heard_s < OPEN_FRESHNESS_S",
         "return True",
     ),
     Bug(
@@ -93,7 +93,7 @@ BUGS = (
         "kill-9",
         "fsync does not wait for the flush",
         "vfs/openfiles.py",
-        "await self._flush(self.handles[handle])",
+        "await self._flush(self.handles[handle], notice)",
         "pass",
     ),
     Bug(

@@ -1,6 +1,10 @@
 """What `Store.apply` does, step by step and guard by guard."""
 
+import os
+from collections.abc import Iterator
+
 import pytest
+import trio
 
 from radosmount import errors
 from radosmount.store.interface import (
@@ -8,6 +12,7 @@ from radosmount.store.interface import (
     Change,
     Create,
     Existence,
+    Notice,
     ObjectKey,
     Remove,
     RemoveXattr,
@@ -306,3 +311,55 @@ async def test_many_extents(store: Store, key: ObjectKey) -> None:
     data = (await store.read(key, 0, 2000)).data
     assert len(data) == 898
     assert data[::3] == b"0123456789" * 30
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    read_fd, write_fd = os.pipe()
+    os.set_blocking(read_fd, False)
+    yield read_fd, write_fd
+    os.close(read_fd)
+    os.close(write_fd)
+
+
+def told(pipe: tuple[int, int]) -> bytes:
+    try:
+        return os.read(pipe[0], 1000)
+    except BlockingIOError:
+        return b""
+
+
+async def test_a_notice_goes_with_the_acknowledgement(
+    store: Store, backend_name: str, key: ObjectKey, pipe: tuple[int, int]
+) -> None:
+    """Its message is written once the change is done; a driver may leave it to the caller."""
+    notice = Notice(pipe[1], b"done")
+    await store.apply(key, Change((WriteFull(b"new"),), Existence.ABSENT, T0, notice))
+    assert notice.is_sent == (backend_name != "binding")
+    if notice.is_sent:
+        with trio.fail_after(10):  # librados's thread may be a little behind
+            await trio.lowlevel.wait_readable(pipe[0])
+        assert told(pipe) == b"done"
+    assert told(pipe) == b""
+    assert await content(store, key) == b"new"
+
+
+async def test_no_notice_of_a_failure(store: Store, key: ObjectKey, pipe: tuple[int, int]) -> None:
+    await put(store, key)
+    notice = Notice(pipe[1], b"done")
+    with pytest.raises(errors.ObjectExists):
+        await store.apply(key, Change((WriteFull(b"new"),), Existence.ABSENT, T0, notice))
+    assert not notice.is_sent
+    assert told(pipe) == b""
+
+
+async def test_a_notice_to_nobody_does_no_harm(store: Store, key: ObjectKey) -> None:
+    """Whoever waited may be gone: then the change is done all the same."""
+    read_fd, write_fd = os.pipe()
+    os.close(read_fd)
+    notice = Notice(write_fd, b"done")
+    try:
+        await store.apply(key, Change((WriteFull(b"new"),), mtime_s=T0, notice=notice))
+    finally:
+        os.close(write_fd)
+    assert await content(store, key) == b"new"

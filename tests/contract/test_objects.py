@@ -61,6 +61,21 @@ async def test_stat_and_read(store: Store, key: ObjectKey) -> None:
         assert found.data == b"0123456789"[:length]
 
 
+async def test_stat_or_other(store: Store, backend: Backend, key: ObjectKey) -> None:
+    """The other one counts only where the first is not there."""
+    other = key_in(backend, b"other")
+    assert await store.stat_or_other(key, other) == (None, None)
+    await put(store, other, b"longer")
+    assert await store.stat_or_other(key, other) == (None, await store.stat(other))
+    await put(store, key, b"0123456789")
+    assert await store.stat_or_other(key, other) == (await store.stat(key), None)
+
+
+async def test_stat_or_other_of_a_pool_that_is_gone(store: Store, key: ObjectKey) -> None:
+    with pytest.raises(errors.PoolGone):
+        await store.stat_or_other(key._replace(pool_id=12345), key._replace(pool_id=12345))
+
+
 @pytest.mark.parametrize("content", [b"", b"0123456789"])
 async def test_inspect(store: Store, key: ObjectKey, content: bytes) -> None:
     """What stat, get_xattrs, get_omap and a read say, at one version."""

@@ -25,6 +25,7 @@ PATHS: Final = ["", "stock_fuse"]
 WRITE_COUNT: Final = 1000
 KILL_COUNT: Final = 50
 BLOCKED_COUNT: Final = 300
+EARLY_COUNT: Final = 100
 
 FIO: Final = """\
 [global]
@@ -77,6 +78,22 @@ def test_lookups_of_one_directory_are_parallel(slow: Mount) -> None:
     paths = [slow.path / "pool" / f"together-{number}" for number in range(TOGETHER_COUNT)]
     with ThreadPoolExecutor(TOGETHER_COUNT) as threads:
         assert [found.st_size for found in threads.map(os.stat, paths)] == [7] * TOGETHER_COUNT
+
+
+def test_what_is_told_early_is_known_at_once(lab: Lab, pool: str) -> None:
+    """A program hears of an unlinking from librados's own thread, before we do; whatever it asks
+    next, and whatever the kernel has to say meanwhile, comes after."""
+    with mounted(lab, f"ceph:{pool}") as mount:
+        for number in range(EARLY_COUNT):
+            path = mount.path / f"file-{number}"
+            with opened(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as descriptor:
+                os.write(descriptor, b"content")
+            assert os.listdir(mount.path) == [path.name]
+            renamed = path.rename(mount.path / f"renamed-{number}")
+            assert os.listdir(mount.path) == [renamed.name]
+            assert renamed.read_bytes() == b"content"
+            renamed.unlink()
+            assert os.listdir(mount.path) == []
 
 
 def write_often(path: Path) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from radosmount.fuse import _device
+from radosmount.fuse.mounting import mount_by_helper
 from radosmount.fuse.mounts import detach, find_mount
 from radosmount.unmount import unmount
 
@@ -84,6 +86,28 @@ def test_libfuse_mounts_without_suid_and_dev(mountpoint: Path, option: str) -> N
     assert flags & os.ST_NODEV
     assert umount(mountpoint).returncode == 0
     assert has_ended(pid)
+
+
+def test_the_helper_mounts(mountpoint: Path) -> None:
+    """Where mount(2) is not for us, fusermount3 mounts and hands the descriptor over; the first
+    thing to be read from it is the kernel's INIT."""
+    options = frozenset({"fsname=ceph:a,b", "subtype=radosmount", "nosuid", "nodev", "rw"})
+    device_fd = mount_by_helper(str(mountpoint), options)
+    assert device_fd is not None
+    try:
+        device = _device.Device(device_fd, ())
+        agreed = device.answer_init(_device.WANTED | _device.KILLPRIV, 64, 48)
+        assert agreed == _device.WANTED | _device.KILLPRIV
+        info = find_mount(str(mountpoint))
+        assert info is not None
+        assert (info.fstype, info.source) == ("fuse.radosmount", "ceph:a,b")
+    finally:
+        os.close(device_fd)
+
+
+def test_the_helper_refuses(mountpoint: Path) -> None:
+    """Then libfuse is to say why."""
+    assert mount_by_helper(str(mountpoint / "missing"), frozenset()) is None
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

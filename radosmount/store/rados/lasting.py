@@ -84,6 +84,11 @@ class LastingStore:
     def stat(self, key: ObjectKey) -> Coroutine[Any, Any, ObjectStat]:
         return self._ask(lambda connection: connection.stat(key))
 
+    def stat_or_other(
+        self, key: ObjectKey, other: ObjectKey
+    ) -> Coroutine[Any, Any, tuple[ObjectStat | None, ObjectStat | None]]:
+        return self._ask(lambda connection: connection.stat_or_other(key, other))
+
     def read(self, key: ObjectKey, offset: int, length: int) -> Coroutine[Any, Any, ReadResult]:
         return self._ask(lambda connection: connection.read(key, offset, length))
 

@@ -201,6 +201,11 @@ class RadosStore:
     async def stat(self, key: ObjectKey) -> ObjectStat:
         return await self._calls.stat(key)
 
+    async def stat_or_other(
+        self, key: ObjectKey, other: ObjectKey
+    ) -> tuple[ObjectStat | None, ObjectStat | None]:
+        return await self._calls.stat_or_other(key, other)
+
     async def read(self, key: ObjectKey, offset: int, length: int) -> ReadResult:
         # `length` bytes are allocated beforehand, whatever there is to read.
         length = min(length, self._limits.object_bytes_max)

@@ -1,11 +1,13 @@
 """The calls on one object through the `rados` binding, on threads (docs/decisions/0001)."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import rados
 
 from radosmount.config import StoreConfig
+from radosmount.errors import ObjectNotFound
 from radosmount.store.interface import (
     Change,
     Inspection,
@@ -38,6 +40,18 @@ class ThreadedCalls:
 
     async def stat(self, key: ObjectKey) -> ObjectStat:
         return await self._read_call(key, self._stat, key)
+
+    async def stat_or_other(
+        self, key: ObjectKey, other: ObjectKey
+    ) -> tuple[ObjectStat | None, ObjectStat | None]:
+        def call(ioctxs: Ioctxs) -> tuple[ObjectStat | None, ObjectStat | None]:
+            with contextlib.suppress(ObjectNotFound):
+                return self._stat(ioctxs, key), None
+            with contextlib.suppress(ObjectNotFound):
+                return None, self._stat(ioctxs, other)
+            return None, None
+
+        return await self._calls.call(key.pool_id, call, is_droppable=True)
 
     async def read(self, key: ObjectKey, offset: int, length: int) -> ReadResult:
         return await self._read_call(key, operations.read, key, offset, length)

@@ -134,7 +134,9 @@ cdef extern from "rados/librados.h" nogil:
 
 cdef extern from *:
     """
+    #include <string.h>
     #include <sys/eventfd.h>
+    #include <unistd.h>
 
     typedef struct rm_queue rm_queue;
     typedef struct rm_slot rm_slot;
@@ -143,7 +145,12 @@ cdef extern from *:
         rm_slot *next;
         rm_queue *queue;
         PyObject *operation;  /* that it is a member of; holds a reference while in flight */
+        const char *notice;   /* written to notice_fd on success, where there is one */
+        size_t notice_length;
+        int notice_fd;
     };
+
+    enum { RM_NOTICE_BYTES_MAX = 256 };
 
     struct rm_queue {
         rm_slot *newest;      /* what has completed, as a stack; atomic */
@@ -156,13 +163,27 @@ cdef extern from *:
         rm_slot *slot = (rm_slot *)argument;
         rm_queue *queue = slot->queue;
         rm_slot *newest = __atomic_load_n(&queue->newest, __ATOMIC_RELAXED);
-        (void)completion;
+        char notice[RM_NOTICE_BYTES_MAX];
+        size_t notice_length = slot->notice_length;
+        int notice_fd = slot->notice_fd;
+        if (notice_length != 0 && rados_aio_get_return_value(completion) < 0)
+            notice_length = 0;
+        if (notice_length != 0)
+            memcpy(notice, slot->notice, notice_length);
         do {
             slot->next = newest;
         } while (!__atomic_compare_exchange_n(&queue->newest, &newest, slot, 1,
                                               __ATOMIC_RELEASE, __ATOMIC_RELAXED));
+        /* Behind the push: who is told now finds us in the list. If nobody waits, so be it. */
+        if (notice_length != 0 && write(notice_fd, notice, notice_length) < 0)
+            notice_length = 0;
         if (newest == NULL)
             (void)eventfd_write(queue->fd, 1);  /* fails only on a full counter, which wakes too */
+    }
+
+    static int rm_is_empty(rm_queue *queue)
+    {
+        return __atomic_load_n(&queue->newest, __ATOMIC_ACQUIRE) == NULL;
     }
 
     /* All that has completed, oldest first. */
@@ -185,6 +206,12 @@ cdef extern from *:
         rm_slot *next
         rm_queue *queue
         PyObject *operation
+        const char *notice
+        size_t notice_length
+        int notice_fd
+    enum:
+        RM_NOTICE_BYTES_MAX
+    bint rm_is_empty(rm_queue *queue) nogil
     void rm_on_complete(rados_completion_t completion, void *argument) noexcept nogil
     rm_slot *rm_take_all(rm_queue *queue) nogil
 
@@ -367,6 +394,7 @@ cdef class WriteOperation(Operation):
 
     cdef rados_write_op_t steps
     cdef time_t mtime
+    cdef bytes notice
     cdef public object change
 
     def __cinit__(self, key):
@@ -374,6 +402,15 @@ cdef class WriteOperation(Operation):
 
     def __dealloc__(self):
         self.release_steps()
+
+    def set_notice(self, int fd, bytes message not None):
+        """What librados's thread writes to `fd` on success, before anyone else hears of it."""
+        if len(message) > RM_NOTICE_BYTES_MAX:
+            raise ValueError("a longer notice than there is room for")
+        self.notice = message
+        self.slot.notice = PyBytes_AS_STRING(message)
+        self.slot.notice_length = <size_t>len(message)
+        self.slot.notice_fd = fd
 
     def set_mtime(self, int64_t mtime_s):
         """0, as from the start: what is there stays."""
@@ -581,6 +618,10 @@ cdef class Handle:
     def fileno(self):
         """Readable when `drain` has something."""
         return self.queue.fd
+
+    def has_completed(self):
+        """Whether `drain` has something."""
+        return not rm_is_empty(self.queue)
 
     def drain(self):
         """All operations that have completed since the last call, oldest first."""

@@ -14,6 +14,7 @@ Invariants:
 """
 
 import collections
+import contextlib
 import errno
 import functools
 import logging
@@ -24,7 +25,7 @@ from typing import Final
 import outcome
 import trio
 
-from radosmount import errors
+from radosmount import errors, switching
 from radosmount.config import MIB, StoreConfig
 from radosmount.store import posix
 from radosmount.store.interface import (
@@ -136,6 +137,21 @@ class NativeCalls:
         await self._read(operation)
         return self._stat_of(operation)
 
+    async def stat_or_other(
+        self, key: ObjectKey, other: ObjectKey
+    ) -> tuple[ObjectStat | None, ObjectStat | None]:
+        asked, beside = self._stat_operation(key), self._stat_operation(other)
+        await self._begin(key)
+        self._send_droppable(asked)
+        self._send_droppable(beside)  # left to itself where nobody needs it
+        with contextlib.suppress(errors.ObjectNotFound):
+            await self._answer_of(asked)
+            return self._stat_of(asked), None
+        with contextlib.suppress(errors.ObjectNotFound):
+            await self._answer_of(beside)
+            return None, self._stat_of(beside)
+        return None, None
+
     async def read(self, key: ObjectKey, offset: int, length: int) -> ReadResult:
         operation = _read_operation(key)
         if length:
@@ -201,7 +217,10 @@ class NativeCalls:
             operation.change = change  # copied when it is admitted: what waits is held once
         else:
             await self._build_in_thread(operation, change)
-        await self._answered(operation)
+        self._send(operation)
+        await self._answer_of(operation)
+        if change.notice is not None:
+            change.notice.is_sent = True
         return 0 if isinstance(change.steps[-1], Remove) else operation.version
 
     async def probe_read(self, place: ObjectKey) -> None:
@@ -232,7 +251,7 @@ class NativeCalls:
             return False
         if not self._is_ended:
             self._is_ended = True
-            trio.lowlevel.notify_closing(self._handle.fileno())
+            switching.notify_closing(self._handle.fileno())
             self._ioctxs.retire_all()
         return True
 
@@ -258,9 +277,13 @@ class NativeCalls:
     async def _read(self, operation: Operation) -> None:
         """One that may be dropped, since nothing can be seen of it."""
         await self._begin(operation.key)
+        self._send_droppable(operation)
+        await self._answer_of(operation)
+
+    def _send_droppable(self, operation: Operation) -> None:
         operation.deadline_s = time.monotonic() + self._timeout_s
         self._droppable[operation] = None
-        await self._answered(operation)
+        self._send(operation)
 
     async def _begin(self, key: ObjectKey) -> None:
         """The last moment at which cancelling means that nothing happens."""
@@ -270,13 +293,16 @@ class NativeCalls:
         if not self._ioctxs.is_reachable(key):
             await self._learn_pool(key.pool_id)
 
-    async def _answered(self, operation: Operation) -> None:
-        """Send it and wait for its answer. Raises: what the answer says."""
+    def _send(self, operation: Operation) -> None:
+        """As soon as there is room for it."""
         if self._admission.enter(operation.key.pool_id, operation):
             self._submit(operation)
+
+    async def _answer_of(self, operation: Operation) -> None:
+        """Raises: what the answer says."""
         if not operation.is_answered:  # as it is when refused at once
-            operation.task = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(functools.partial(self._abandon, operation))
+            operation.task = switching.current_task()
+            await switching.park(functools.partial(self._abandon, operation))
         if operation.failure is not None:
             raise operation.failure
         if operation.code < 0:
@@ -324,7 +350,7 @@ class NativeCalls:
         """A system task: for as long as there is a loop to answer on."""
         while not self._is_ended:
             try:
-                await trio.lowlevel.wait_readable(self._handle.fileno())
+                await switching.wait_readable(self._handle.fileno(), self._handle.has_completed)
             except trio.ClosedResourceError:
                 return
             for operation in self._handle.drain():
@@ -343,7 +369,7 @@ class NativeCalls:
         operation.failure = failure
         operation.is_answered = True
         if operation.task is not None:
-            trio.lowlevel.reschedule(operation.task)
+            switching.wake(operation.task)
             operation.task = None
 
     def _abandon(self, operation: Operation, _: object = None) -> trio.lowlevel.Abort:
@@ -367,7 +393,7 @@ class NativeCalls:
                 self._abandon(first)
                 if task is not None:
                     refusal = errors.TimedOut(f"no answer in {self._timeout_s:g} s")
-                    trio.lowlevel.reschedule(task, outcome.Error(refusal))
+                    switching.wake(task, outcome.Error(refusal))
 
     def _settle_idle(self) -> None:
         if self._is_closed and self._admission.is_idle and not self._copy_count:

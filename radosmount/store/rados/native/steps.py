@@ -43,6 +43,8 @@ def build(operation: WriteOperation, change: Change) -> None:
         _add_step(operation, step)
     if change.mtime_s is not None:
         operation.set_mtime(clamped_mtime_s(change.mtime_s))
+    if change.notice is not None:
+        operation.set_notice(change.notice.fd, change.notice.message)
 
 
 def _add_guard(operation: WriteOperation, guard: Guard) -> None:
