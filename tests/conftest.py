@@ -1,6 +1,7 @@
 """Fixtures of all tests: a private Ceph, and a log that has to stay quiet."""
 
 import logging
+import os
 import re
 from collections.abc import Iterator
 
@@ -41,3 +42,13 @@ def quiet_log(request: pytest.FixtureRequest) -> Iterator[None]:
     surprises = [m for m in messages if not any(re.search(regex, m) for regex in expected)]
     if surprises:
         pytest.fail("unexpected in the log:\n" + "\n".join(surprises))
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """(end to read, which does not block; end to write)"""
+    read_fd, write_fd = os.pipe()
+    os.set_blocking(read_fd, False)
+    yield read_fd, write_fd
+    os.close(read_fd)
+    os.close(write_fd)

@@ -288,8 +288,8 @@ def pack_statfs(uint64_t blocks, uint64_t available, uint64_t files, uint32_t bl
 
 
 cdef class Device:
-    """The descriptor of one mount. `constants`
-    are (beginning of an xattr's name, errno that GETXATTR of it always has), the first that fits."""
+    """The descriptor of one mount. `constants` are (beginning of an xattr's name, errno that
+    GETXATTR of it always has); the first that fits counts."""
 
     cdef int fd
     cdef char *buffer

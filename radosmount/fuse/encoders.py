@@ -29,7 +29,7 @@ class Encoder(Protocol):
     has_bare: bool
 
     def entry(self, attributes: Attributes, name_timeout_s: float = 0.0) -> Any:
-        """`name_timeout_s`: how long the kernel may keep the name of a file; see `_kept_s`."""
+        """`name_timeout_s`: how long the kernel may keep the name of a file; see `kept_s`."""
         ...
 
     def opened(self, opened: OpenFile, is_direct: bool) -> Any: ...

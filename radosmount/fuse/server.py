@@ -258,7 +258,7 @@ class Server:
     ) -> Any:
         wanted = AttributeChange(change.size, change.mtime_ns, change.mode, change.uid, change.gid)
         attributes = await self._filesystem.set_attributes(ino, wanted, handle)
-        return self._operations.encode.entry(attributes)
+        return self._encode.entry(attributes)
 
     async def _setxattr(
         self, ino: int, name: bytes, value: bytes, flags: int, request: Any

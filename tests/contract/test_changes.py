@@ -1,7 +1,6 @@
 """What `Store.apply` does, step by step and guard by guard."""
 
 import os
-from collections.abc import Iterator
 
 import pytest
 import trio
@@ -311,15 +310,6 @@ async def test_many_extents(store: Store, key: ObjectKey) -> None:
     data = (await store.read(key, 0, 2000)).data
     assert len(data) == 898
     assert data[::3] == b"0123456789" * 30
-
-
-@pytest.fixture
-def pipe() -> Iterator[tuple[int, int]]:
-    read_fd, write_fd = os.pipe()
-    os.set_blocking(read_fd, False)
-    yield read_fd, write_fd
-    os.close(read_fd)
-    os.close(write_fd)
 
 
 def told(pipe: tuple[int, int]) -> bytes:

@@ -88,6 +88,8 @@ async def serving(
                 await result  # type: ignore[misc]
             requests.answers.append(request)
 
+    is_serving = trio.Event()
+
     async def serve() -> None:
         async with trio.open_nursery() as workers:
             with switching.make_pump(requests.source, 0.0, 1e-3) as pump:
@@ -96,13 +98,14 @@ async def serving(
                 pump.worker_count = worker_count
                 for _ in range(worker_count):
                     workers.start_soon(work, pump)
+                is_serving.set()
                 while pump.run():
                     await trio.lowlevel.checkpoint()
             workers.cancel_scope.cancel()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(serve)
-        await trio.lowlevel.checkpoint()
+        await is_serving.wait()
         yield
         requests.source.end()
 
@@ -246,9 +249,7 @@ async def test_a_handler_may_use_all_of_trio(requests: Requests) -> None:
         await event.wait()
 
     async with serving(requests, lambda request: handle() if request == b"s" else event.set()):
-        requests.send(b"s")
-        await trio.sleep(0.01)
-        requests.send(b"e")
+        requests.send(b"se")
         await until(lambda: sorted(requests.answers) == [b"e", b"s"])
 
 
@@ -282,25 +283,15 @@ async def test_who_is_parked_in_a_cancelled_scope_leaves(requests: Requests) -> 
 
 async def test_the_end_waits_for_what_was_read(requests: Requests) -> None:
     lot = Lot()
-    async with trio.open_nursery() as nursery:
-        async with serving(requests, lambda request: lot.wait()):
-            requests.send(b"a")
-            await until(lambda: bool(lot.parked))
-            requests.source.end()
-            nursery.start_soon(trio.lowlevel.checkpoint)
-            await trio.sleep(0.01)
-            assert not requests.answers
-            lot.wake()
-        assert requests.answers == [b"a"]
-
-
-@pytest.fixture
-def pipe() -> Iterator[tuple[int, int]]:
-    read_fd, write_fd = os.pipe()
-    os.set_blocking(read_fd, False)
-    yield read_fd, write_fd
-    os.close(read_fd)
-    os.close(write_fd)
+    async with serving(requests, lambda request: lot.wait()):
+        requests.send(b"a")
+        await until(lambda: bool(lot.parked))
+        requests.source.end()
+        for _ in range(10):  # rounds of trio's, and so of the pump's
+            await trio.lowlevel.checkpoint()
+        assert not requests.answers
+        lot.wake()
+    assert requests.answers == [b"a"]
 
 
 class Answers:
@@ -310,9 +301,11 @@ class Answers:
         self.fd = fd
         self.seen: list[bytes] = []
         self.has_more = False
+        self.wait_count = 0
 
     async def run(self) -> None:
         while True:
+            self.wait_count += 1
             try:
                 await switching.wait_readable(self.fd, lambda: self.has_more)
             except trio.ClosedResourceError:
@@ -350,7 +343,7 @@ async def test_closing_ends_the_wait(
     answers = Answers(pipe[0])
     async with serving(requests, lambda request: None), trio.open_nursery() as waiting:
         waiting.start_soon(answers.run)
-        await trio.sleep(0.01)
+        await until(lambda: answers.wait_count == 1)
         switching.notify_closing(pipe[0])
     assert not answers.seen
 
@@ -371,7 +364,6 @@ async def test_what_has_ended_comes_before_the_next_request(
             answers.has_more = True
 
     async with serving(requests, handle):
-        await trio.sleep(0.01)
         requests.send(b"ab")
         await until(lambda: len(requests.answers) == 2)
     switching.notify_closing(pipe[0])
@@ -396,8 +388,6 @@ async def test_the_clock_is_trios(requests: Requests) -> None:
 
 async def test_there_is_one_pump(requests: Requests) -> None:
     async with serving(requests, lambda request: None):
-        requests.send(b"a")
-        await until(lambda: requests.answers == [b"a"])
         with pytest.raises(RuntimeError, match="one pump"):
             switching.make_pump(requests.source, 0.0, 1e-3).__enter__()
 
@@ -420,8 +410,8 @@ async def test_what_has_ended_comes_before_a_deadline(
 
     async with serving(requests, handle):
         nursery.start_soon(answers.run)
+        await until(lambda: answers.wait_count == 1)
         nursery.start_soon(end_at, trio.current_time() + 0.03)
-        await trio.sleep(0.01)
         requests.send(b"a")
         await until(lambda: bool(seen_at_deadline))
     switching.notify_closing(pipe[0])

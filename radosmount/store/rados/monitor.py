@@ -23,8 +23,8 @@ _OBJECT_BYTES_MAX: Final = 128 * _MIB
 _OPERATION_BYTES_MAX: Final = 90 * _MIB
 
 
-# Each change of a file asks for its pool, and librados makes a list of all names of it anew: more
-# than most of what else the change takes. The map itself is told to clients as late as that.
+# Each change of a file asks for its pool, and librados would make a list of all names for that.
+# What another client changes in the osdmap is heard of later than that anyway.
 POOLS_FRESHNESS_S: Final = 0.05
 
 
