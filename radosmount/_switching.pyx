@@ -2,7 +2,7 @@
 """Steps of trio's tasks without trio's scheduler in between: see switching.py, which explains it.
 
     Pump.run:   what is ready ──> steps of tasks ──> what they made ready ──> ...
-                nothing ready ──> epoll: device, watched descriptors, trio's own
+                nothing ready ──> epoll: device, attended descriptors, trio's own
                 trio has something to do ──> return, for one round of trio's loop
 
 A step is what trio's run loop does with a task whose turn it is: this follows `unrolled_run` of
@@ -54,6 +54,8 @@ cdef enum:
     BLOCK_MS_MAX = 3600000  # trio looks at its deadlines anew then
     PAUSE_NS = 4000  # between two looks: whoever asks needs the locks of what is looked at
 
+_run.Task._cancel_status  # AttributeError: another trio than we know
+
 # The pump of this process's mount, while it serves.
 cdef Pump active = None
 # Whether the running task was resumed by it, and so may hand it a Park.
@@ -100,11 +102,11 @@ cdef class Park:
     def send(self, sent):
         if not self.is_parked:
             return self.__next__()
-        if type(sent) is Value:
+        if type(sent) is Value:  # by trio
             raise StopIteration(sent.value)
-        if sent is None:
-            raise StopIteration
-        raise StopIteration(sent.unwrap())
+        if type(sent) is Error:
+            sent.unwrap()
+        raise StopIteration(sent)
 
 
 def park(abort):
@@ -113,11 +115,15 @@ def park(abort):
 
 
 def wake(task, sent=None):
-    """Let a task that is parked go on: with None, an outcome.Value or an outcome.Error."""
+    """Let a task that is parked go on: with a value, or an outcome.Error to raise."""
     if active is None:
-        trio.lowlevel.reschedule(task, Value(None) if sent is None else sent)
+        trio.lowlevel.reschedule(task, as_outcome(sent))
     else:
         active.make_ready(task, sent)
+
+
+cdef object as_outcome(sent):
+    return sent if type(sent) is Error else Value(sent)
 
 
 def pump():
@@ -132,6 +138,10 @@ def context():
 
 def current_task():
     return CONTEXT.task
+
+
+def is_cancelled():
+    return CONTEXT.task._cancel_status.effectively_cancelled
 
 
 def current_time():
@@ -162,7 +172,8 @@ cdef class Pump:
     cdef object source
     cdef object ready          # deque of (task, what it is sent)
     cdef list idle             # workers that wait for a request, the last one to be used first
-    cdef dict waiting          # the task that waits for a descriptor
+    cdef dict attended         # by descriptor: the task that waits, and what is called
+    cdef tuple takers          # its values
     cdef set registered        # descriptors in our epoll
     cdef object runner, deadlines
     cdef Due due
@@ -182,7 +193,8 @@ cdef class Pump:
         self.turn_ns = <int64_t>(turn_s * 1e9)
         self.ready = collections.deque()
         self.idle = []
-        self.waiting = {}
+        self.attended = {}
+        self.takers = ()
         self.registered = set()
         self.epoll_fd = -1
         self.source_fd = source.fileno()
@@ -218,12 +230,12 @@ cdef class Pump:
         trio.lowlevel.remove_instrument(self.due)
         close(self.epoll_fd)
         self.epoll_fd = -1
-        waiting, self.waiting = self.waiting, {}
-        for task, _ in waiting.values():  # to wait by trio instead
+        attended, self.attended, self.takers = self.takers, {}, ()
+        for task, _ in attended:  # to wait by trio instead
             self.ready.append((task, None))
         while self.ready:
             task, sent = self.ready.popleft()
-            trio.lowlevel.reschedule(task, Value(None) if sent is None else sent)
+            trio.lowlevel.reschedule(task, as_outcome(sent))
 
     cdef double time_s(self):
         return self.clock_offset_s + now_ns() / 1e9
@@ -242,15 +254,19 @@ cdef class Pump:
 
     # Descriptors and requests
 
-    async def readable(self, int fd, is_readable):
-        """Until `fd` is readable, or the pump ends. Raises: trio.ClosedResourceError."""
+    async def attend(self, int fd, take):
+        """Call `take` as `switching.attend` says, until the pump ends.
+
+        Raises: trio.ClosedResourceError after `forget`.
+        """
         if fd not in self.registered:
             self.control(EPOLL_CTL_ADD, fd, EPOLLIN)
             self.registered.add(fd)
-        self.waiting[fd] = (trio.lowlevel.current_task(), is_readable)
+        self.attended[fd] = (CONTEXT.task, take)
+        self.takers = tuple(self.attended.values())
 
         def leave(_):
-            self.waiting.pop(fd, None)
+            self.end_attention(fd)
             return trio.lowlevel.Abort.SUCCEEDED
 
         await Park(leave)
@@ -260,15 +276,15 @@ cdef class Pump:
         if fd in self.registered:
             self.registered.discard(fd)
             self.control(EPOLL_CTL_DEL, fd, 0)
-        self.end_wait(fd, Error(trio.ClosedResourceError("it is being closed")))
+        task = self.end_attention(fd)
+        if task is not None:
+            self.make_ready(task, Error(trio.ClosedResourceError("it is being closed")))
 
-    cdef bint end_wait(self, fd, sent=None) except -1:
-        """Whether anyone waited."""
-        waiter = self.waiting.pop(fd, None)
-        if waiter is None:
-            return False
-        self.make_ready(waiter[0], sent)
-        return True
+    cdef object end_attention(self, fd):
+        """The task that waited, or None."""
+        attendant = self.attended.pop(fd, None)
+        self.takers = tuple(self.attended.values())
+        return None if attendant is None else attendant[0]
 
     def request(self):
         """For a worker to await: its next request."""
@@ -348,15 +364,18 @@ cdef class Pump:
                 elif fd == self.trio_fd:
                     is_trio_due = True
                 else:
-                    if not self.end_wait(fd):
-                        self.control(EPOLL_CTL_DEL, fd, 0)  # until someone waits for it
+                    attendant = self.attended.get(fd)
+                    if attendant is not None:
+                        attendant[1](True)
+                    else:
+                        self.control(EPOLL_CTL_DEL, fd, 0)
                         self.registered.discard(fd)
             self.step_ready()
             if has_request and self.idle:
                 request = self.source.next()
                 if request is not None:
                     self.step_finished()  # before what is asked next: who asks may know of it
-                    self.step(self.idle.pop(), Value(request))
+                    self.step(self.idle.pop(), request)
                 if len(self.idle) == self.worker_count:  # who was answered may ask again
                     spin_until_ns = now_ns() + self.spin_ns
             if is_trio_due:
@@ -382,10 +401,9 @@ cdef class Pump:
         return BLOCK_MS_MAX if left_s * 1000 >= BLOCK_MS_MAX else <int>(left_s * 1000) + 1
 
     cdef int step_finished(self) except -1:
-        """What waits for a descriptor, and could read it by now."""
-        for fd, waiter in list(self.waiting.items()):
-            if waiter[1]():
-                self.end_wait(fd)
+        """Whatever has ended by now, whether its descriptor was looked at or not."""
+        for _, take in self.takers:
+            take(False)
         return self.step_ready()
 
     cdef int step_ready(self) except -1:

@@ -10,14 +10,16 @@ other, and lets trio have a round where any other task is ready, or a deadline h
 it (tests, the end, no compiler) all this is trio's.
 
     park(abort) <── wake(task)          a task that waits for another
-    wait_readable(fd), forget(fd)       a task that waits for a descriptor
+    attend(fd, take)                    what is called when a descriptor is readable
 
 `current_time` and `current_task` are trio's, at a tenth of the cost: both are asked for many times
-a request.
+a request. `is_cancelled`: whether the current task would not get past a checkpoint.
 
 Invariant: who waits by `park` is woken by `wake`, once, or by trio's cancelling; nobody else.
 """
 
+import contextlib
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -39,17 +41,23 @@ if _switching is not None:
     wake = _switching.wake
     current_task = _switching.current_task
     current_time = _switching.current_time
+    is_cancelled = _switching.is_cancelled
 else:
     current_task = trio.lowlevel.current_task
     current_time = trio.current_time
+
+    def is_cancelled() -> bool:
+        return trio.current_effective_deadline() == -math.inf
 
     def park(abort: Abort) -> Awaitable[Any]:
         """Wait until `wake`, and return what it sends. `abort`: see `wait_task_rescheduled`."""
         return trio.lowlevel.wait_task_rescheduled(abort)  # noqa: ASYNC105 # by the caller
 
-    def wake(task: trio.lowlevel.Task, sent: outcome.Outcome[Any] | None = None) -> None:
-        """Let a task that is parked go on. Only from the trio thread."""
-        trio.lowlevel.reschedule(task, sent or outcome.Value(None))
+    def wake(task: trio.lowlevel.Task, sent: object = None) -> None:
+        """Let a task that is parked go on: `park` returns `sent`, or raises it if that is an
+        outcome.Error. Only from the trio thread."""
+        is_error = isinstance(sent, outcome.Error)
+        trio.lowlevel.reschedule(task, sent if is_error else outcome.Value(sent))
 
 
 def is_supported() -> bool:
@@ -68,25 +76,36 @@ def is_supported() -> bool:
     )
 
 
-async def wait_readable(fd: int, is_readable: Callable[[], bool]) -> None:
-    """As trio's; where a pump begins or ends it may return too early. `is_readable`: the same
-    without a system call, to be asked before each request: who makes that may have been told of
-    what is to be read (`Notice`).
+async def attend(fd: int, take: Callable[[bool], object]) -> None:
+    """Call `take(True)` whenever `fd` is readable, until `notify_closing`.
+
+    With a pump also `take(False)`, before each request: who makes that may have been told (by a
+    `Notice`) of what is to be taken, and the descriptor was looked at before.
+    """
+    with contextlib.suppress(trio.ClosedResourceError):
+        while True:
+            pump = None if _switching is None else _switching.pump()
+            if pump is not None:
+                await pump.attend(fd, take)
+            elif await _is_readable(fd):
+                take(True)
+
+
+async def _is_readable(fd: int) -> bool:
+    """Wait for it by trio; False where a pump has taken over.
 
     Raises: trio.ClosedResourceError after `notify_closing`.
     """
-    pump = None if _switching is None else _switching.pump()
-    if pump is not None:
-        await pump.readable(fd, is_readable)
-        return
     _waited_for.add(fd)
     try:
         await trio.lowlevel.wait_readable(fd)
     except trio.ClosedResourceError:
         if fd in _waited_for:
             raise
+        return False
     finally:
         _waited_for.discard(fd)
+    return True
 
 
 def take_over() -> None:

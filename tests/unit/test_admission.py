@@ -1,30 +1,28 @@
 """Which operations may be in flight: bounds, turns and order. Pure."""
 
-from typing import Any
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from radosmount.store.rados.native.admission import Admission, Bounds, Lane
+from radosmount.store.interface import ObjectKey
+from radosmount.store.rados.native._native import Admission, Operation, ReadOperation
 
-BOUNDS = Bounds(lane_count_max=2, lane_bytes_max=100, bytes_max=150)
+LANE_COUNT_MAX, LANE_BYTES_MAX, BYTES_MAX = 2, 100, 150
 
 
-class Operation:
-    def __init__(self, byte_count: int = 0) -> None:
-        self.byte_count = byte_count
-        self.lane: Lane[Any] | None = None
-        self.is_running = False
+def carrying(byte_count: int = 0) -> Operation:
+    operation = ReadOperation(ObjectKey(1, b"", b"any"))
+    operation.byte_count = byte_count
+    return operation
 
 
 @pytest.fixture
-def admission() -> Admission[Operation]:
-    return Admission(BOUNDS)
+def admission() -> Admission:
+    return Admission(LANE_COUNT_MAX, LANE_BYTES_MAX, BYTES_MAX)
 
 
-def test_a_lane_is_bounded_and_first_in_first_out(admission: Admission[Operation]) -> None:
-    first, second, third, fourth = (Operation() for _ in range(4))
+def test_a_lane_is_bounded_and_first_in_first_out(admission: Admission) -> None:
+    first, second, third, fourth = (carrying() for _ in range(4))
     assert admission.enter("a", first)
     assert admission.enter("a", second)
     assert not admission.enter("a", third)
@@ -33,37 +31,37 @@ def test_a_lane_is_bounded_and_first_in_first_out(admission: Admission[Operation
     assert admission.leave(first) == [fourth]
 
 
-def test_lanes_do_not_wait_for_each_other(admission: Admission[Operation]) -> None:
+def test_lanes_do_not_wait_for_each_other(admission: Admission) -> None:
     for _ in range(5):
-        admission.enter("dead", Operation())
-    assert admission.enter("other", Operation())
+        admission.enter("dead", carrying())
+    assert admission.enter("other", carrying())
 
 
-def test_bytes_of_a_lane_are_bounded(admission: Admission[Operation]) -> None:
-    large, small = Operation(90), Operation(20)
+def test_bytes_of_a_lane_are_bounded(admission: Admission) -> None:
+    large, small = carrying(90), carrying(20)
     assert admission.enter("a", large)
     assert not admission.enter("a", small)
     assert admission.leave(large) == [small]
 
 
-def test_what_exceeds_every_bound_runs_alone(admission: Admission[Operation]) -> None:
-    huge, other = Operation(1000), Operation(1)
+def test_what_exceeds_every_bound_runs_alone(admission: Admission) -> None:
+    huge, other = carrying(1000), carrying(1)
     assert admission.enter("a", huge)
     assert not admission.enter("b", other)
     assert admission.leave(huge) == [other]
 
 
-def test_nothing_passes_a_large_one_that_waits_for_room(admission: Admission[Operation]) -> None:
+def test_nothing_passes_a_large_one_that_waits_for_room(admission: Admission) -> None:
     """Or small ones of other lanes would keep it waiting for ever."""
-    running, large, small = Operation(90), Operation(90), Operation(1)
+    running, large, small = carrying(90), carrying(90), carrying(1)
     assert admission.enter("a", running)
     assert not admission.enter("b", large)
     assert not admission.enter("c", small)
     assert admission.leave(running) == [large, small]
 
 
-def test_withdrawn_operations_do_not_run(admission: Admission[Operation]) -> None:
-    running, large, small = Operation(90), Operation(90), Operation(1)
+def test_withdrawn_operations_do_not_run(admission: Admission) -> None:
+    running, large, small = carrying(90), carrying(90), carrying(1)
     for lane, operation in (("a", running), ("b", large), ("c", small)):
         admission.enter(lane, operation)
     assert admission.withdraw(large)
@@ -85,7 +83,7 @@ def test_withdrawn_operations_do_not_run(admission: Admission[Operation]) -> Non
 )
 def test_bounds_hold_and_nothing_is_forgotten(moves: list[tuple[str, int, int]]) -> None:
     """Whatever comes and goes: the bounds hold, who could run does, and all end in the end."""
-    admission: Admission[Operation] = Admission(BOUNDS)
+    admission = Admission(LANE_COUNT_MAX, LANE_BYTES_MAX, BYTES_MAX)
     running: list[tuple[int, Operation]] = []
     waiting: list[tuple[int, Operation]] = []
 
@@ -103,18 +101,18 @@ def test_bounds_hold_and_nothing_is_forgotten(moves: list[tuple[str, int, int]])
     def check() -> None:
         total = sum(operation.byte_count for _, operation in running)
         assert (
-            total <= BOUNDS.bytes_max
+            total <= BYTES_MAX
             or len(running) == 1
             or 0 in {total - operation.byte_count for _, operation in running}
         )
         for lane in range(4):
             mine = [operation for key, operation in running if key == lane]
-            assert len(mine) <= BOUNDS.lane_count_max
+            assert len(mine) <= LANE_COUNT_MAX
         assert running or not waiting, "somebody waits for nobody"
 
     for move, number, byte_count in moves:
         if move == "enter":
-            operation = Operation(byte_count)
+            operation = carrying(byte_count)
             if admission.enter(number, operation):
                 running.append((number, operation))
             else:

@@ -128,7 +128,7 @@ class Lot:
 
         return await switching.park(leave)
 
-    def wake(self, sent: "outcome.Outcome[object] | None" = None) -> None:
+    def wake(self, sent: object = None) -> None:
         switching.wake(self.parked.pop(0), sent)
 
 
@@ -192,7 +192,7 @@ async def test_what_is_sent_arrives(is_pumped: bool, requests: Requests) -> None
             got.append(str(failure))
 
     async def wake_thrice() -> None:
-        for sent in (None, outcome.Value(7), outcome.Error(ValueError("late"))):
+        for sent in (None, 7, outcome.Error(ValueError("late"))):
             await until(lambda: bool(lot.parked))
             lot.wake(sent)
         await until(lambda: len(got) == 3)
@@ -295,24 +295,21 @@ async def test_the_end_waits_for_what_was_read(requests: Requests) -> None:
 
 
 class Answers:
-    """As of the store: a task that reads them, when their descriptor is readable."""
+    """As of the store: taken when their descriptor is readable, or when there may be some."""
 
     def __init__(self, fd: int) -> None:
+        os.set_blocking(fd, False)
         self.fd = fd
         self.seen: list[bytes] = []
-        self.has_more = False
-        self.wait_count = 0
+        self.is_attended = False
 
     async def run(self) -> None:
-        while True:
-            self.wait_count += 1
-            try:
-                await switching.wait_readable(self.fd, lambda: self.has_more)
-            except trio.ClosedResourceError:
-                return
-            with contextlib.suppress(BlockingIOError):  # the pump has ended, and so the wait
-                self.seen.append(os.read(self.fd, 1))
-            self.has_more = False
+        self.is_attended = True  # by the end of this step
+        await switching.attend(self.fd, self.take)
+
+    def take(self, is_signalled: bool) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self.seen.append(os.read(self.fd, 1))
 
 
 @pytest.mark.parametrize("is_pumped", [False, True])
@@ -343,7 +340,7 @@ async def test_closing_ends_the_wait(
     answers = Answers(pipe[0])
     async with serving(requests, lambda request: None), trio.open_nursery() as waiting:
         waiting.start_soon(answers.run)
-        await until(lambda: answers.wait_count == 1)
+        await until(lambda: answers.is_attended)
         switching.notify_closing(pipe[0])
     assert not answers.seen
 
@@ -361,7 +358,6 @@ async def test_what_has_ended_comes_before_the_next_request(
         order.append(len(answers.seen))
         if request == b"a":  # as another thread would, between the look at descriptors and the read
             os.write(pipe[1], b"x")
-            answers.has_more = True
 
     async with serving(requests, handle):
         requests.send(b"ab")
@@ -405,12 +401,11 @@ async def test_what_has_ended_comes_before_a_deadline(
 
     def handle(request: bytes) -> None:
         os.write(pipe[1], b"x")
-        answers.has_more = True
         time.sleep(0.05)  # the deadline passes, and nothing was looked at since
 
     async with serving(requests, handle):
         nursery.start_soon(answers.run)
-        await until(lambda: answers.wait_count == 1)
+        await until(lambda: answers.is_attended)
         nursery.start_soon(end_at, trio.current_time() + 0.03)
         requests.send(b"a")
         await until(lambda: bool(seen_at_deadline))

@@ -2,11 +2,11 @@
 """librados's asynchronous operations for one trio loop, without worker threads.
 
     trio thread                              librados's threads
-    Ioctx.submit(operation) ───────────────> OSD
+    Traffic.send ──> Ioctx.submit ─────────> OSD
     Handle.drain() <── eventfd, once ─────── rm_on_complete: push onto a list
 
-Not a binding of librados: it holds what native_calls.py needs, and no more. No Python code and
-no GIL in callbacks. What may block (connect, shutdown, the osdmap) is for other threads; all
+Not a binding of librados: it holds what native_calls.py needs, and no more; what is in flight and
+what waits is in traffic.pxi. No Python code and no GIL in callbacks. What may block (connect, shutdown, the osdmap) is for other threads; all
 else is for the trio thread, but that an operation may be built by any one thread before submit.
 
 Who keeps what alive, since a mistake here is a crash:
@@ -29,9 +29,29 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memchr, strlen
 from libc.time cimport time_t
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport close, read
 
+import logging
 import os
+
+from trio.lowlevel import Abort
+
+from radosmount import switching
+from radosmount.errors import InvalidArgument, StoreError, StoreFailure
+from radosmount.store.interface import (
+    AtVersion,
+    Create,
+    Existence,
+    Remove,
+    RemoveXattr,
+    SetOmap,
+    SetXattr,
+    Truncate,
+    Write,
+    WriteFull,
+    clamped_mtime_s,
+)
 
 
 cdef extern from "Python.h":
@@ -225,10 +245,13 @@ cdef enum:
     STAT, READ, XATTRS, OMAP, OMAP_EMPTY_KEY, CODE_COUNT
 
 
-cdef class Operation:
-    """One operation on the object `name`, with a place for its results. Submitted once.
+cdef class Lane
+cdef class Traffic
 
-    The public members are the caller's, kept here to save an object a call.
+
+cdef class Operation:
+    """One operation on the object `name`, with a place for its results. Submitted once; then to be
+    awaited, by one task at most. Those of `Traffic` and `Admission` are theirs.
     """
 
     cdef rm_slot slot
@@ -237,15 +260,43 @@ cdef class Operation:
     cdef bytes name
     cdef readonly int code  # 0 or more, or a negative errno; valid once drained
     cdef readonly uint64_t version
-    cdef public object key, lane, task, failure
-    cdef public Py_ssize_t byte_count
-    cdef public bint is_running, is_answered
-    cdef public double deadline_s
+    cdef readonly object key
+    cdef public Py_ssize_t byte_count  # that it carries, or makes room for
+    cdef readonly object failure  # why it was not even submitted
+    # Of Traffic
+    cdef Traffic traffic
+    cdef object task  # that awaits it
+    cdef bint is_answered
+    cdef double deadline_s
+    # Of Admission
+    cdef Lane lane
+    cdef bint is_running
 
     def __init__(self, key not None):
-        """`key`: an interface.ObjectKey, its name without NUL."""
+        """`key`: an interface.ObjectKey. Raises: InvalidArgument where librados cannot name it: at
+        a NUL it would cut the name, and reach another object."""
+        cdef bytes name = key.name
+        if not name or memchr(PyBytes_AS_STRING(name), 0, <size_t>len(name)) != NULL:
+            raise InvalidArgument(f"{name!r}: librados cannot name it")
         self.key = key
-        self.name = key.name
+        self.name = name
+
+    def __await__(self):
+        """Until it is answered. Who stops waiting leaves it to itself; see `Traffic`."""
+        if self.is_answered:  # as it is when refused at once
+            return iter(())
+        self.task = switching.current_task()
+        return switching.park(self.abandon).__await__()
+
+    def abandon(self, _=None):
+        """Nobody waits for the answer any more."""
+        self.task = None
+        self.traffic.drop(self)
+        return Abort.SUCCEEDED
+
+    @property
+    def is_well(self):
+        return self.failure is None and self.code >= 0
 
     cdef int operate(self, rados_ioctx_t ioctx, const char *name) noexcept nogil:
         return -22  # EINVAL: this class has no steps
@@ -395,7 +446,7 @@ cdef class WriteOperation(Operation):
     cdef rados_write_op_t steps
     cdef time_t mtime
     cdef bytes notice
-    cdef public object change
+    cdef object change  # whose steps are added when it is admitted
 
     def __cinit__(self, key):
         self.steps = rados_create_write_op()
@@ -619,11 +670,7 @@ cdef class Handle:
         """Readable when `drain` has something."""
         return self.queue.fd
 
-    def has_completed(self):
-        """Whether `drain` has something."""
-        return not rm_is_empty(self.queue)
-
-    def drain(self):
+    cdef list drain(self):
         """All operations that have completed since the last call, oldest first."""
         cdef uint64_t count
         cdef rm_slot *slot
@@ -644,7 +691,7 @@ cdef class Handle:
             slot = following
         return drained
 
-    def pool_exists(self, int64_t pool_id):
+    cpdef bint pool_exists(self, int64_t pool_id) except -1:
         """Whether the osdmap that this handle has seen holds the pool. Never waits.
 
         By names: librados asks a monitor about an id that it does not know, without limit.
@@ -703,3 +750,6 @@ cdef class Handle:
         # librados's threads are gone, and with them whoever could write to it.
         close(self.queue.fd)
         self.queue.fd = -1
+
+
+include "traffic.pxi"
