@@ -7,7 +7,6 @@ state is in the file.
 import contextlib
 import hashlib
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
 
 import trio
@@ -116,7 +115,7 @@ class Flusher:
         plan = self._plan(flight)
         first = plan.first
         if notice is not None and plan.is_one:
-            first = replace(first, notice=notice)
+            first = Change(first.steps, first.guard, first.mtime_s, notice)
         try:
             return plan, await self._apply(file, first)
         except StoreError as failure:

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeVar
 
-import outcome
 import trio
 
 from radosmount import switching
@@ -121,25 +120,22 @@ class Sequencer:
 
     def _start(self, key: ObjectKey) -> None:
         if self._spare:
-            switching.wake(self._spare.pop(), outcome.Value(key))
+            switching.wake(self._spare.pop(), key)
         else:
             self._nursery.start_soon(self._work, key)
 
     async def _work(self, key: ObjectKey) -> None:
         while True:
-            await self._empty(key)
+            queue = self._queues[key]
+            try:
+                while queue:
+                    await queue[0].run()
+                    queue.popleft()
+            finally:
+                del self._queues[key]
             if len(self._spare) >= SPARE_TASK_COUNT_MAX:
                 return
             key = await self._next()
-
-    async def _empty(self, key: ObjectKey) -> None:
-        queue = self._queues[key]
-        try:
-            while queue:
-                await queue[0].run()
-                queue.popleft()
-        finally:
-            del self._queues[key]
 
     async def _next(self) -> ObjectKey:
         """The key of a queue that has begun."""

@@ -25,29 +25,32 @@ WAIT_S_MIN: Final = 3.0
 class Ticket(Generic[T]):
     """One operation that was handed in: done or not, and how it ended."""
 
-    __slots__ = ("_operation", "_outcome", "_waiting")
+    __slots__ = ("_failure", "_operation", "_result", "_waiting", "is_done")
 
     def __init__(self, operation: Callable[[], Awaitable[T]]) -> None:
         self._operation = operation
-        self._outcome: outcome.Outcome[T] | None = None
+        self._result: T
+        self._failure: BaseException | None = None
         self._waiting: list[trio.lowlevel.Task] = []
-
-    @property
-    def is_done(self) -> bool:
-        return self._outcome is not None
+        self.is_done = False
 
     async def run(self) -> None:
-        self._outcome = await outcome.acapture(self._operation)
-        while self._waiting:
-            switching.wake(self._waiting.pop())
-        if isinstance(self._outcome, outcome.Error) and not isinstance(
-            self._outcome.error, Exception
-        ):
-            raise self._outcome.error  # Cancelled belongs to the nursery
+        try:
+            self._result = await self._operation()
+        except BaseException as failure:
+            frames = failure.__traceback__
+            # Ours would hold this ticket, and so the failure itself.
+            self._failure = failure.with_traceback(frames and frames.tb_next)
+            if not isinstance(failure, Exception):
+                raise  # Cancelled belongs to the nursery
+        finally:
+            self.is_done = True
+            while self._waiting:
+                switching.wake(self._waiting.pop())
 
     async def wait(self) -> None:
         """Until it is done. Raises: what `interrupt` is given."""
-        if self._outcome is not None:
+        if self.is_done:
             return
         task = switching.current_task()
         self._waiting.append(task)
@@ -66,12 +69,11 @@ class Ticket(Generic[T]):
 
     async def result(self) -> T:
         """Wait; return what the operation returned or raise what it raised, to any number."""
-        await self.wait()
-        if isinstance(self._outcome, outcome.Error):
-            raise self._outcome.error
-        assert isinstance(self._outcome, outcome.Value)
-        result: T = self._outcome.value  # unwrap() would serve one waiter only
-        return result
+        if not self.is_done:
+            await self.wait()
+        if self._failure is not None:
+            raise self._failure
+        return self._result
 
 
 @dataclass(eq=False, slots=True)

@@ -9,6 +9,7 @@ store's time-out or by the deadline of a flush.
 import errno
 import functools
 import logging
+import types
 from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
@@ -35,6 +36,12 @@ def answers(handler: Handler[S, P, T]) -> Handler[S, P, T]:
             raise fuse_error_of(failure, handler.__name__, args) from failure
 
     return cast(Handler[S, P, T], wrapper)
+
+
+def without_answers(method: Any) -> Any:
+    """A bound method of `Operations` as it is below `answers`: for a caller that translates."""
+    bare = getattr(method, "__wrapped__", None)
+    return method if bare is None else types.MethodType(bare, method.__self__)
 
 
 def fuse_error_of(failure: Exception, name: str, args: tuple[object, ...]) -> pyfuse3.FUSEError:

@@ -23,7 +23,7 @@ from radosmount import switching
 from radosmount.errors import RadosmountError
 from radosmount.fuse.encoders import NAME_BYTES_MAX, UNIT_BYTES, kept_s
 from radosmount.fuse.operations import Operations, is_direct_io, may_replace_by
-from radosmount.fuse.replies import fuse_error_of
+from radosmount.fuse.replies import fuse_error_of, without_answers
 from radosmount.store.interface import Notice
 from radosmount.vfs.attributes import PREFERRED_IO_BYTES, AttributeChange, Attributes
 from radosmount.vfs.directories import BareName
@@ -207,7 +207,7 @@ class Server:
             "readdir": self._readdir,
         }
         return {
-            opcode: ours.get(name) or getattr(self._operations, name)
+            opcode: ours.get(name) or without_answers(getattr(self._operations, name))
             for opcode, name in _device.OPCODES.items()
         }
 

@@ -423,11 +423,11 @@ class Objects:
         steps: tuple[Step, ...] = (Create(),)
         if kept != posix.NONE:
             steps += (SetXattr(posix.XATTR, posix.encode(kept)),)
-        made = ObjectStat(0, mtime_s, 0, posix=None if kept == posix.NONE else kept)
+        brought = None if kept == posix.NONE else kept
         notice: Notice | None = None
         with self._nodes.expecting(key) as ino:
             if notice_of is not None and ino is not None:
-                expected = FileNode(CachedFile(key, made))
+                expected = FileNode(CachedFile(key, ObjectStat(0, mtime_s, 0, posix=brought)))
                 expected.ino = ino
                 notice = notice_of(expected)
             change = Change(steps, Existence.ABSENT, mtime_s, notice)
@@ -438,7 +438,7 @@ class Objects:
                 raise EntryExists(f"{key.name!r}") from refusal
             if notice is None or not notice.is_sent:
                 self._let_go(key)  # else who has been listed meanwhile is the one that was told
-            node = self._enter(key, replace(made, version=version))
+            node = self._enter(key, ObjectStat(0, mtime_s, version, posix=brought))
         node.file.bare_version = version
         return node
 
