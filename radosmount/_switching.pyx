@@ -395,7 +395,10 @@ cdef class Pump:
 
     cdef int deadline_ms(self) except -1:
         """Until trio's next one, rounded up, since it would be told of one too early."""
-        cdef double left_s = self.deadlines.next_deadline() - self.time_s()
+        cdef list heap = self.deadlines._heap  # by time; who has left it may still be in it
+        if not heap:
+            return BLOCK_MS_MAX
+        cdef double left_s = <double>heap[0][0] - self.time_s()
         if left_s <= 0:
             return 0
         return BLOCK_MS_MAX if left_s * 1000 >= BLOCK_MS_MAX else <int>(left_s * 1000) + 1

@@ -72,7 +72,7 @@ def is_supported() -> bool:
         all(hasattr(task, name) for name in of_task)
         and all(hasattr(runner, name) for name in of_runner)
         and hasattr(runner.io_manager, "_epoll")
-        and hasattr(runner.deadlines, "next_deadline")
+        and isinstance(getattr(runner.deadlines, "_heap", None), list)
     )
 
 

@@ -9,6 +9,7 @@ wait for one that may not.
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 import trio
 
@@ -29,13 +30,9 @@ class Budget:
     """
 
     def __init__(self, limit_bytes: int) -> None:
-        self._limit_bytes = limit_bytes
+        self.limit_bytes: Final = limit_bytes
         self._waiting: deque[_Turn] = deque()
         self.held_bytes = 0
-
-    @property
-    def limit_bytes(self) -> int:
-        return self._limit_bytes
 
     @property
     def has_waiters(self) -> bool:
@@ -43,10 +40,10 @@ class Budget:
 
     def try_reserve(self, byte_count: int, limit_bytes: int | None = None) -> bool:
         """Take `byte_count` at once where there is room and nobody waits before us."""
-        limit = self._limit_bytes if limit_bytes is None else limit_bytes
+        limit = self.limit_bytes if limit_bytes is None else limit_bytes
         if not self._fits(byte_count, limit):
             return False
-        if any(turn.limit() >= limit for turn in self._waiting):
+        if self._waiting and any(turn.limit() >= limit for turn in self._waiting):
             return False
         self.held_bytes += byte_count
         return True
@@ -55,7 +52,7 @@ class Budget:
         """Take `byte_count`, waiting for room. Cancelling the wait takes nothing."""
         if self.try_reserve(byte_count, limit and limit()):
             return
-        turn = _Turn(byte_count, limit or (lambda: self._limit_bytes))
+        turn = _Turn(byte_count, limit or (lambda: self.limit_bytes))
         self._waiting.append(turn)
         try:
             await turn.admitted.wait()

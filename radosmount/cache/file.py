@@ -42,6 +42,8 @@ XATTR_EXTRA_BYTES: Final = 256  # what Python takes for each, beside its name an
 
 
 class FileState(enum.Enum):
+    __hash__ = object.__hash__  # members are compared by identity; Enum's own is Python
+
     CLEAN = "clean"  # the store has everything
     DIRTY = "dirty"  # it does not, and no flush is under way
     WRITING = "writing"  # a flush of exactly what differs is under way
@@ -49,6 +51,8 @@ class FileState(enum.Enum):
 
 
 class FileEvent(enum.Enum):
+    __hash__ = object.__hash__
+
     MODIFIED = "modified"
     WRITE_STARTED = "write started"
     WRITE_SUCCEEDED = "write succeeded"
@@ -190,9 +194,10 @@ class CachedFile:
 
     @property
     def mtime_s(self) -> int:
-        flight_mtime_s = self._flight.changes.mtime_s if self._flight else None
-        known = (self._dirty.mtime_s, flight_mtime_s, self.base.mtime_s)
-        return next(mtime_s for mtime_s in known if mtime_s is not None)
+        mtime_s = self._dirty.mtime_s
+        if mtime_s is None and self._flight is not None:
+            mtime_s = self._flight.changes.mtime_s
+        return self.base.mtime_s if mtime_s is None else mtime_s
 
     @property
     def posix(self) -> Posix:

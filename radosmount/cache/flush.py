@@ -240,18 +240,22 @@ class Flusher:
 
     def _learn(self, file: CachedFile, plan: Plan, version: int) -> None:
         """One operation was all, and was acknowledged: what the object is at `version`."""
-        change = plan.first
-        was_bare = change.guard in (Existence.ABSENT, AtVersion(file.bare_version))
+        change, guard = plan.first, plan.first.guard
+        was_bare = guard is Existence.ABSENT or (
+            isinstance(guard, AtVersion) and guard.version == file.bare_version
+        )
         is_bare = was_bare and not gives_xattrs(change.steps)
         file.bare_version = version if is_bare else 0
         if plan.content is not None and not file.needs_flush:
             self._kept.keep(file, ReadResult(plan.content, version))
 
     async def _apply(self, file: CachedFile, change: Change) -> int:
-        byte_count = sum(
-            len(step.data) for step in change.steps if isinstance(step, Write | WriteFull)
-        )
-        await self._room.take(file, byte_count)
+        byte_count = 0
+        for step in change.steps:
+            if isinstance(step, Write | WriteFull):
+                byte_count += len(step.data)
+        if not self._room.try_take(file, byte_count):
+            await self._room.take(file, byte_count)
         self._stalls.asked(file, switching.current_time())
         is_stored = False
         try:

@@ -42,12 +42,9 @@ class Room:
                 return
 
     def _limit(self, file: CachedFile) -> int:
-        limit = self._budget.limit_bytes
-        return limit if self._is_privileged(file) else limit * COMMON_QUARTERS // 4
-
-    def _is_privileged(self, file: CachedFile) -> bool:
-        stalls = self._stalls
-        return stalls.are_there and not stalls.has(file) and stalls.is_heard(file)
+        limit, stalls = self._budget.limit_bytes, self._stalls
+        is_privileged = stalls.are_there and not stalls.has(file) and stalls.is_heard(file)
+        return limit if is_privileged else limit * COMMON_QUARTERS // 4
 
     async def _probe(self, file: CachedFile) -> None:
         """Hear whether the file's OSD answers: by a question that takes no room."""

@@ -6,7 +6,7 @@ belong to nobody who could be cancelled half way; who asked for one waits on its
 """
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final, TypeVar
 
 import trio
@@ -89,15 +89,15 @@ class Sequencer:
 
         return await self.settle(self.submit(first, in_first_turn), progress.last_s, key)
 
-    async def settle(
+    def settle(
         self,
         ticket: Ticket[T],
         progress_s: Callable[[], float],
         key: ObjectKey,
         since_s: float | None = None,
-    ) -> T:
+    ) -> Coroutine[Any, Any, T]:
         """Wait for a ticket's result; see `Deadlines.settle`."""
-        return await self._deadlines.settle(ticket, progress_s, key, since_s)
+        return self._deadlines.settle(ticket, progress_s, key, since_s)
 
     def note_progress(self, key: ObjectKey) -> None:
         """The operation whose turn it is was acknowledged something."""

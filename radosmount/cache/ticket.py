@@ -5,7 +5,6 @@ task that looks after the deadlines of all.
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 import outcome
@@ -48,10 +47,8 @@ class Ticket(Generic[T]):
             while self._waiting:
                 switching.wake(self._waiting.pop())
 
-    async def wait(self) -> None:
-        """Until it is done. Raises: what `interrupt` is given."""
-        if self.is_done:
-            return
+    def done(self) -> Awaitable[None]:
+        """To be awaited at once, while it is not done. Raises: what `interrupt` is given."""
         task = switching.current_task()
         self._waiting.append(task)
 
@@ -59,10 +56,10 @@ class Ticket(Generic[T]):
             self._waiting.remove(task)
             return trio.lowlevel.Abort.SUCCEEDED
 
-        await switching.park(leave)
+        return switching.park(leave)
 
     def interrupt(self, task: trio.lowlevel.Task, failure: Exception) -> None:
-        """End that task's `wait`, unless it has ended; the operation goes on."""
+        """End that task's wait, unless it has ended; the operation goes on."""
         if task in self._waiting:
             self._waiting.remove(task)
             switching.wake(task, outcome.Error(failure))
@@ -70,20 +67,33 @@ class Ticket(Generic[T]):
     async def result(self) -> T:
         """Wait; return what the operation returned or raise what it raised, to any number."""
         if not self.is_done:
-            await self.wait()
+            await self.done()
+        return self.answer()
+
+    def answer(self) -> T:
+        """The same of one that is done."""
         if self._failure is not None:
             raise self._failure
         return self._result
 
 
-@dataclass(eq=False, slots=True)
 class _Wait:
-    task: trio.lowlevel.Task
-    ticket: Ticket[Any]
-    started_s: float
-    since_s: float
-    progress_s: Callable[[], float]
-    key: ObjectKey
+    __slots__ = ("key", "progress_s", "since_s", "started_s", "task", "ticket")
+
+    def __init__(
+        self,
+        ticket: Ticket[Any],
+        started_s: float,
+        since_s: float,
+        progress_s: Callable[[], float],
+        key: ObjectKey,
+    ) -> None:
+        self.task = switching.current_task()
+        self.ticket = ticket
+        self.started_s = started_s
+        self.since_s = since_s
+        self.progress_s = progress_s
+        self.key = key
 
 
 class Deadlines:
@@ -114,18 +124,15 @@ class Deadlines:
         Raises: DeadlineExceeded, not before `WAIT_S_MIN`; the operation goes on all the same.
         """
         if not ticket.is_done:
-            task = switching.current_task()
             now_s = switching.current_time()
-            wait = _Wait(
-                task, ticket, now_s, now_s if since_s is None else since_s, progress_s, key
-            )
+            wait = _Wait(ticket, now_s, now_s if since_s is None else since_s, progress_s, key)
             self._waits.add(wait)
             self._look_after(wait)
             try:
-                await ticket.wait()
+                await ticket.done()
             finally:
                 self._waits.discard(wait)
-        return await ticket.result()
+        return ticket.answer()
 
     def _look_after(self, wait: _Wait) -> None:
         if not self._is_looked_after:

@@ -195,7 +195,11 @@ class Server:
     # Handlers: those of Operations, but where pyfuse3 does something before or after
 
     def _make_handlers(self) -> dict[int, Handler]:
+        filesystem = self._filesystem
         ours: dict[str, Handler] = {
+            "read": filesystem.read,
+            "write": filesystem.write,
+            "release": filesystem.release,
             "flush": self._flush,
             "fsync": self._fsync,
             "unlink": self._unlink,
@@ -218,11 +222,11 @@ class Server:
         self._device.notice_count += 1
         return notice
 
-    async def _flush(self, handle: int, request: "_device.Request") -> None:
-        await self._filesystem.flush(handle, self._notice(request))
+    def _flush(self, handle: int, request: "_device.Request") -> Awaitable[None]:
+        return self._filesystem.flush(handle, self._notice(request))
 
-    async def _fsync(self, handle: int, request: "_device.Request") -> None:
-        await self._filesystem.sync(handle, self._notice(request))
+    def _fsync(self, handle: int, request: "_device.Request") -> Awaitable[None]:
+        return self._filesystem.sync(handle, self._notice(request))
 
     async def _create(
         self, parent: int, name: bytes, mode: int, flags: int, request: "_device.Request"
@@ -250,8 +254,8 @@ class Server:
             old_parent, old_name, new_parent, new_name, may_replace, self._notice(request)
         )
 
-    async def _unlink(self, parent: int, name: bytes, request: "_device.Request") -> None:
-        await self._filesystem.unlink(parent, name, self._notice(request))
+    def _unlink(self, parent: int, name: bytes, request: "_device.Request") -> Awaitable[None]:
+        return self._filesystem.unlink(parent, name, self._notice(request))
 
     async def _setattr(
         self, ino: int, change: "_device.Change", handle: int | None, _: object
@@ -275,8 +279,8 @@ class Server:
                     raise pyfuse3.FUSEError(errno.EEXIST)
         await self._filesystem.set_xattr(ino, name, value, self._notice(request))
 
-    async def _access(self, ino: int, mask: int, _: object) -> None:
-        await self._filesystem.check_access(ino, mask)
+    def _access(self, ino: int, mask: int, _: object) -> Awaitable[None]:
+        return self._filesystem.check_access(ino, mask)
 
     async def _readdir(self, handle: int, start: int, reply: "_device.Entries") -> bytearray:
         await self._operations.readdir(handle, start, reply)

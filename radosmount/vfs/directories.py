@@ -301,9 +301,11 @@ class Directories:
     async def _child_of_tree(self, directory: DirectoryNode, name: bytes, caller: int) -> Node:
         """Of a name that is both, only the index tells that it is a directory, too."""
         node = DirectoryNode(directory.place, (*directory.path, name))
-        index: NameIndex | None = None
-        with contextlib.suppress(StoreError):  # who asks for an object need not have the others'
+        index: NameIndex | None
+        try:
             index = await self._forest.tree(node.place).current(IMPLIED_FRESHNESS_S)
+        except StoreError:
+            index = None  # who asks for an object need not have the others'
         if index is not None and index.has_directory(node.path):
             return await self._known_node(node)
         key = self._tree_key(directory, name)
@@ -321,9 +323,11 @@ class Directories:
 
         ask: Ask | None = None
         if is_new:
-            with contextlib.suppress(InvalidCall):  # there can be none
+            try:
                 marker_key = self._marker(node)
                 ask = ask_both
+            except InvalidCall:
+                ask = None  # there can be none
         try:
             return await self._look_up(key, caller, ask)
         except NoSuchEntry:

@@ -9,9 +9,9 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import trio
 
@@ -303,23 +303,27 @@ class Filesystem:
         self._directories.note_changed(parent)
         return self._referenced(node)
 
-    async def open(self, ino: int, flags: int, caller: int = 0, uid: int = 0) -> OpenFile:
-        return await self._opens.open(ino, flags, caller, uid)
+    # The coroutines of `OpenFiles` themselves.
 
-    async def read(self, handle: int, offset: int, length: int) -> Buffer:
-        return await self._opens.read(handle, offset, length)
+    def open(
+        self, ino: int, flags: int, caller: int = 0, uid: int = 0
+    ) -> Coroutine[Any, Any, OpenFile]:
+        return self._opens.open(ino, flags, caller, uid)
 
-    async def write(self, handle: int, offset: int, data: bytes) -> int:
-        return await self._opens.write(handle, offset, data)
+    def read(self, handle: int, offset: int, length: int) -> Coroutine[Any, Any, Buffer]:
+        return self._opens.read(handle, offset, length)
 
-    async def flush(self, handle: int, notice: Notice | None = None) -> None:
-        await self._opens.flush(handle, notice)
+    def write(self, handle: int, offset: int, data: bytes) -> Coroutine[Any, Any, int]:
+        return self._opens.write(handle, offset, data)
 
-    async def sync(self, handle: int, notice: Notice | None = None) -> None:
-        await self._opens.sync(handle, notice)
+    def flush(self, handle: int, notice: Notice | None = None) -> Coroutine[Any, Any, None]:
+        return self._opens.flush(handle, notice)
 
-    async def release(self, handle: int) -> None:
-        await self._opens.release(handle)
+    def sync(self, handle: int, notice: Notice | None = None) -> Coroutine[Any, Any, None]:
+        return self._opens.sync(handle, notice)
+
+    def release(self, handle: int) -> Coroutine[Any, Any, None]:
+        return self._opens.release(handle)
 
     # Directories
 

@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
@@ -50,9 +50,8 @@ class Node:
         return self.lookup_count > 0
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectPlace:
-    """Where a directory's objects live."""
+class ObjectPlace(NamedTuple):
+    """Where a directory's objects live (a tuple, since it is hashed on every call)."""
 
     pool_id: int
     namespace: bytes

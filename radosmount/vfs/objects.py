@@ -372,10 +372,14 @@ class Objects:
         if is_changed and looks_same and node.open_count and may_notify:
             self._invalidate(node.ino)  # the kernel cannot tell by what it is answered
 
-    def _enter(self, key: ObjectKey, stat: ObjectStat) -> FileNode:
+    def _enter(
+        self, key: ObjectKey, stat: ObjectStat, prepared: FileNode | None = None
+    ) -> FileNode:
+        """`prepared`: an inode of that key that is in no table yet."""
         node = self._nodes.find_file(key)
         if node is None:
-            node = FileNode(CachedFile(key, stat))
+            node = prepared or FileNode(CachedFile(key, stat))
+            node.file.base = stat
             node.file.heard_s = switching.current_time()
             self._nodes.add(node)
         else:
@@ -421,9 +425,10 @@ class Objects:
             raise EntryExists(f"{key.name!r} is being written")
         mtime_s = int(time.time()) if kept.mtime_ns is None else kept.mtime_ns // posix.NS_PER_S
         steps: tuple[Step, ...] = (Create(),)
-        if kept != posix.NONE:
-            steps += (SetXattr(posix.XATTR, posix.encode(kept)),)
         brought = None if kept == posix.NONE else kept
+        if brought is not None:
+            steps += (SetXattr(posix.XATTR, posix.encode(brought)),)
+        expected: FileNode | None = None
         notice: Notice | None = None
         with self._nodes.expecting(key) as ino:
             if notice_of is not None and ino is not None:
@@ -438,7 +443,7 @@ class Objects:
                 raise EntryExists(f"{key.name!r}") from refusal
             if notice is None or not notice.is_sent:
                 self._let_go(key)  # else who has been listed meanwhile is the one that was told
-            node = self._enter(key, ObjectStat(0, mtime_s, version, posix=brought))
+            node = self._enter(key, ObjectStat(0, mtime_s, version, posix=brought), expected)
         node.file.bare_version = version
         return node
 
