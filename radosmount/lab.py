@@ -24,7 +24,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from signal import SIGKILL, SIGTERM, Signals
 from types import TracebackType
@@ -245,7 +245,7 @@ class Lab:
 
     def _wait_for_monitor(self) -> None:
         socket_path = self.directory / "run" / "mon.a.asok"
-        self._wait_for(socket_path.exists, "the monitor did not start")
+        self._wait_for(socket_path.exists, "the monitor did not start", {"mon.a"})
 
     def _start_osds(self, osd_uuids: dict[str, str]) -> None:
         """Enter the OSDs and the first pools into the maps by one call, then start them."""
@@ -272,13 +272,18 @@ class Lab:
         """A listing visits every placement group, and waits for each to serve."""
         self.rados("-p", name, "ls")
 
-    def _wait_for(self, is_done: Callable[[], bool], failure: str) -> None:
-        """Poll until `is_done`. A daemon that ended meanwhile will not come: say so at once."""
+    def _wait_for(
+        self, is_done: Callable[[], bool], failure: str, needed: Set[str] | None = None
+    ) -> None:
+        """Poll until `is_done`. A daemon that ended meanwhile will not come: say so at once.
+        `needed`: of those daemons only, since others may end because of them."""
         deadline = time.monotonic() + START_TIMEOUT_S
         while not is_done():
-            ended = sorted(self._children.keys() - self.pids().keys())
+            ended = self._children.keys() - self.pids().keys()
+            if needed is not None:
+                ended &= needed
             if ended:
-                raise MountError(f"{failure}: {', '.join(ended)} ended")
+                raise MountError(f"{failure}: {', '.join(sorted(ended))} ended")
             if time.monotonic() > deadline:
                 raise MountError(f"{failure} within {START_TIMEOUT_S:.0f} s")
             time.sleep(POLL_INTERVAL_S)

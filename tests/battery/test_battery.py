@@ -25,12 +25,11 @@ SHORT = [row for row in ROWS if row.short is not None]
 
 @pytest.mark.parametrize("row", SHORT, ids=[row.name for row in SHORT])
 @pytest.mark.timeout(0)  # the row has a limit of its own, which tells where it hangs
-def test_row(row: Row, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> None:
+def test_row(row: Row, request: pytest.FixtureRequest) -> None:
     lab: Lab | None = None if row.needs_own_lab else request.getfixturevalue("lab")
     seed = random.randrange(2**32)
-    with capsys.disabled():
-        print(f"\n{row.name}: seed {seed}", flush=True)
-        print(perform(row, "short", seed, lab), flush=True)
+    print(f"{row.name}: seed {seed}")
+    print(perform(row, "short", seed, lab))
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.what)
