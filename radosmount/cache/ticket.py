@@ -4,6 +4,7 @@ A wait costs one suspension: no event, no cancel scope. What ends it is the oper
 task that looks after the deadlines of all.
 """
 
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Generic, TypeVar
 
@@ -109,6 +110,7 @@ class Deadlines:
         self._waits: set[_Wait] = set()
         self._is_looked_after = False
         self._sleep = trio.CancelScope()
+        self._sleeps_until_s = math.inf  # its deadline
 
     async def settle(
         self,
@@ -138,14 +140,15 @@ class Deadlines:
         if not self._is_looked_after:
             self._is_looked_after = True
             self._nursery.start_soon(keep_running, "ending waits", self._end_overdue)
-        elif (deadline_s := self._deadline_s(wait)) < self._sleep.deadline:
-            self._sleep.deadline = deadline_s
+        elif wait.since_s + self._timeout_s < self._sleeps_until_s:  # else it is not due before
+            self._sleeps_until_s = min(self._sleeps_until_s, self._deadline_s(wait))
+            self._sleep.deadline = self._sleeps_until_s
 
     async def _end_overdue(self) -> None:
         """Ends when nobody waits; it may sleep on for one time-out before it notices."""
         while self._waits:
-            self._sleep = trio.CancelScope(deadline=min(map(self._deadline_s, self._waits)))
-            with self._sleep:
+            self._sleeps_until_s = min(map(self._deadline_s, self._waits))
+            with trio.CancelScope(deadline=self._sleeps_until_s) as self._sleep:
                 await trio.sleep_forever()
             now_s = switching.current_time()
             for wait in [w for w in self._waits if self._deadline_s(w) <= now_s]:
