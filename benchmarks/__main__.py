@@ -1,6 +1,7 @@
 """One command: a lab, the peers on it, all rows, and what comes of it.
 
 scripts/benchmark [--quick] [--only ROWS] [--peers PEERS] [--turns N] [--out FOLDER]
+scripts/benchmark --resume FILE ...       (more turns, perhaps of some peers, on a lab of their own)
 python -m benchmarks --report FILE        (write report and plot of an earlier result again)
 """
 
@@ -48,6 +49,9 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seed", default="", help="of all content (default: a new one)")
     parser.add_argument("--out", type=Path, help="folder for what comes of it")
     parser.add_argument("--report", type=Path, metavar="FILE", help="make the report of FILE again")
+    parser.add_argument(
+        "--resume", type=Path, metavar="FILE", help="add turns to an earlier result"
+    )
     parser.add_argument("--publish", action="store_true", help="a full run: write into docs/ too")
     parser.add_argument("--list", action="store_true", help="list the rows")
     return parser.parse_args(words)
@@ -102,6 +106,8 @@ def run_on(site: Site, rows: Sequence[Row], arguments: argparse.Namespace, seed:
     columns += [Column(bench.name, bench.note)] if bench else []
     titles = [Column(row.key, row.title, row.unit.value) for row in rows]
     result = Result(about_this_run(arguments, seed), titles, columns)
+    if arguments.resume:
+        result = resumed(Result.from_json(arguments.resume.read_text()), result)
 
     def keep(sample: Sample) -> None:
         result.samples.append(sample)
@@ -109,8 +115,17 @@ def run_on(site: Site, rows: Sequence[Row], arguments: argparse.Namespace, seed:
 
     servers = functools.partial(server_use, site.lab)
     turns = arguments.turns or (QUICK_TURNS if arguments.quick else TURNS)
-    Runner(peers, bench, servers, say).run(rows, turns, keep)
+    Runner(peers, bench, servers, say).run(rows, turns, keep, result.turn_count)
     return result
+
+
+def resumed(earlier: Result, now: Result) -> Result:
+    """`earlier`, to be gone on with, and saying so. Raises: SystemExit for rows it has not."""
+    if {row.key for row in now.rows} - {row.key for row in earlier.rows}:
+        raise SystemExit("the earlier result has not all of these rows")
+    went_on = f"{now.about['date']} with {now.about['radosmount']}"
+    earlier.about["resumed"] = "; ".join(filter(None, (earlier.about.get("resumed"), went_on)))
+    return earlier
 
 
 def publish(result: Result) -> None:

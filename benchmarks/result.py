@@ -63,6 +63,10 @@ class Result:
     peers: list[Column]
     samples: list[Sample] = field(default_factory=list)
 
+    @property
+    def turn_count(self) -> int:
+        return max((sample.turn + 1 for sample in self.samples), default=0)
+
     def good(self, row: str, peer: str) -> list[Sample]:
         return [s for s in self.samples if (s.row, s.peer, s.failure) == (row, peer, "")]
 

@@ -38,9 +38,12 @@ class Runner:
         self._filled: set[str] = set()
         self._warmed: set[tuple[str, str]] = set()
 
-    def run(self, rows: Sequence[Row], turns: int, keep: Callable[[Sample], None]) -> None:
+    def run(
+        self, rows: Sequence[Row], turns: int, keep: Callable[[Sample], None], turns_before: int = 0
+    ) -> None:
         """`keep` gets every sample as soon as it is there."""
-        for turn in range(turns):
+        turns += turns_before
+        for turn in range(turns_before, turns):
             for number, row in enumerate(rows, start=1):
                 self._progress(f"turn {turn + 1}/{turns}, row {number}/{len(rows)}: {row.title}")
                 for peer in rotated(self._peers, turn + number):

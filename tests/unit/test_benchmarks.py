@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import idle
+from benchmarks.__main__ import resumed
 from benchmarks.bars import (
     BARS,
     LAZY,
@@ -223,6 +224,16 @@ def test_verdicts(bar: Bar, verdict: Verdict) -> None:
 def test_a_result_survives_its_file() -> None:
     result = result_of(sample("write", OWN, 20), sample("write", BASE_PEER, 10))
     assert Result.from_json(result.to_json()) == result
+
+
+def test_a_resumed_result_says_so_and_counts_on() -> None:
+    earlier = result_of(sample("write", OWN, 20, turn=1))
+    now = replace(earlier, about={"date": "today", "radosmount": "1f"})
+    again = resumed(resumed(earlier, now), now)
+    assert again.turn_count == 2
+    assert again.about == {"seed": SEED, "resumed": "today with 1f; today with 1f"}
+    with pytest.raises(SystemExit, match="not all"):
+        resumed(earlier, replace(now, rows=[Column("b", "row b")]))
 
 
 def test_report_shows_rates_ratios_failures_and_what_is_not_promised() -> None:

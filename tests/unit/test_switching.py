@@ -281,6 +281,29 @@ async def test_who_is_parked_in_a_cancelled_scope_leaves(requests: Requests) -> 
         await until(lambda: requests.answers == [b"a"])
 
 
+@pytest.mark.parametrize("is_pumped", [False, True])
+async def test_who_is_cancelled_can_tell(is_pumped: bool, requests: Requests) -> None:
+    """Before anything is begun that could not be recalled; a shield counts."""
+    seen: list[bool] = []
+
+    async def handle() -> None:
+        seen.append(switching.is_cancelled())
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            seen.append(switching.is_cancelled())
+            with trio.CancelScope(shield=True):
+                await trio.lowlevel.checkpoint()
+                seen.append(switching.is_cancelled())
+
+    if is_pumped:
+        async with serving(requests, lambda request: handle()):
+            requests.send(b"a")
+            await until(lambda: requests.answers == [b"a"])
+    else:
+        await handle()
+    assert seen == [False, True, False]
+
+
 async def test_the_end_waits_for_what_was_read(requests: Requests) -> None:
     lot = Lot()
     async with serving(requests, lambda request: lot.wait()):

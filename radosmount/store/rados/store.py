@@ -199,7 +199,7 @@ class RadosStore:
     def cluster_id(self) -> str:
         return self._cluster_id
 
-    # The calls' own coroutines: one more around each would be a tenth of what it does.
+    # The calls' own coroutines, with none around them: every operation passes here.
 
     def stat(self, key: ObjectKey) -> Call[ObjectStat]:
         return self._calls.stat(key)
