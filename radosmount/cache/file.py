@@ -42,8 +42,7 @@ XATTR_EXTRA_BYTES: Final = 256  # what Python takes for each, beside its name an
 
 
 class FileState(enum.Enum):
-    __hash__ = object.__hash__  # members are compared by identity; Enum's own is Python
-
+    __hash__ = object.__hash__  # by identity, as they are compared; Enum's own is Python
     CLEAN = "clean"  # the store has everything
     DIRTY = "dirty"  # it does not, and no flush is under way
     WRITING = "writing"  # a flush of exactly what differs is under way
@@ -52,7 +51,6 @@ class FileState(enum.Enum):
 
 class FileEvent(enum.Enum):
     __hash__ = object.__hash__
-
     MODIFIED = "modified"
     WRITE_STARTED = "write started"
     WRITE_SUCCEEDED = "write succeeded"
@@ -72,9 +70,7 @@ TRANSITIONS: Final = {
     (S.WRITING, E.WRITE_FAILED): S.DIRTY,
     (S.REDIRTIED, E.WRITE_FAILED): S.DIRTY,
 }
-
-
-# Each attempt that is tried again and lost again adds one, if anything was written meanwhile.
+# Each that is lost again adds one, if anything was written meanwhile.
 ATTEMPT_COUNT_MAX: Final = 32
 # From here on a flush first makes sure that none of them is applied any more. Below the maximum by
 # more than what one flush adds: an attempt that may be applied must not be forgotten.
@@ -194,10 +190,10 @@ class CachedFile:
 
     @property
     def mtime_s(self) -> int:
-        mtime_s = self._dirty.mtime_s
-        if mtime_s is None and self._flight is not None:
-            mtime_s = self._flight.changes.mtime_s
-        return self.base.mtime_s if mtime_s is None else mtime_s
+        for changes in (self._dirty, self._flight and self._flight.changes):
+            if changes and changes.mtime_s is not None:
+                return changes.mtime_s
+        return self.base.mtime_s
 
     @property
     def posix(self) -> Posix:

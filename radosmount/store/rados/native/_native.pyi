@@ -1,6 +1,8 @@
 from collections.abc import Callable, Generator
 from typing import Any
 
+from trio.lowlevel import Abort
+
 from radosmount.errors import StoreError
 from radosmount.store.interface import Change, ObjectKey
 
@@ -12,6 +14,7 @@ class Operation:
     byte_count: int
 
     def __init__(self, key: ObjectKey) -> None: ...
+    def abandon(self, _: object = None) -> Abort: ...
     def __await__(self) -> Generator[Any, Any]: ...
     @property
     def is_well(self) -> bool: ...

@@ -291,7 +291,8 @@ cdef class Operation:
     def abandon(self, _=None):
         """Nobody waits for the answer any more."""
         self.task = None
-        self.traffic.drop(self)
+        if self.traffic is not None:  # else it is answered, or was never sent
+            self.traffic.drop(self)
         return Abort.SUCCEEDED
 
     @property

@@ -1,10 +1,6 @@
 # Part of _native.pyx: which operations are in flight, which wait, and who is answered. All of it on
 # the trio thread. In C, since it is passed by every operation: see docs/decisions/0014.
 
-cdef extern from "errno.h" nogil:
-    enum:
-        EIO
-
 cdef object log = logging.getLogger("radosmount.store.rados.native")
 cdef object ANY = Existence.ANY
 cdef object ABSENT = Existence.ABSENT
@@ -318,10 +314,12 @@ cdef class Traffic:
             self.settle(operation, None)
 
     def refuse_overdue(self, failure):
-        """Answer `failure()` to those that are too old, and leave them to themselves."""
+        """Answer `failure()` to those that are too old, and leave them to themselves. One by one:
+        what begins instead may fail at once, and be answered."""
         cdef Operation operation
         cdef double at_s = now_s()
-        for operation in list(self.droppable):
+        while self.droppable:
+            operation = next(iter(self.droppable))
             if at_s < operation.deadline_s:
                 return
             task, operation.failure = operation.task, failure()
