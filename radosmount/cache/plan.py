@@ -5,7 +5,7 @@ order: after it the object is ours, and what the rest writes does not overlap.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,8 +33,11 @@ from radosmount.store.interface import (
 STEP_COUNT_MAX: Final = 256
 # Large enough to be fast, small enough that several are in flight and time out one by one.
 OPERATION_BYTES_MAX: Final = 4 * MIB
-# The first operation goes alone, since it has the guard: the rest should not wait for long.
-FIRST_OPERATION_BYTES_MAX: Final = MIB
+# So many are one operation, with the guard.
+LONE_OPERATION_BYTES_MAX: Final = MIB
+# The first of several goes alone, since it has the guard, and an OSD that only has to answer it is
+# idle meanwhile. A multiple of what BlueStore allocates at a time.
+GUARD_OPERATION_BYTES_MAX: Final = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,19 +132,37 @@ def _writes(batch: list[tuple[int, Buffer]]) -> tuple[Step, ...]:
 
 def _batches(flight: Flight, operation_bytes_max: int) -> Iterator[list[tuple[int, Buffer]]]:
     """The extents of each operation, not copied."""
+    extents: Iterable[tuple[int, Buffer]] = flight.changes.extents
+    bytes_max = min(OPERATION_BYTES_MAX, operation_bytes_max)
+    first_bytes_max = min(LONE_OPERATION_BYTES_MAX, bytes_max)
+    if flight.changes.extents.byte_count > first_bytes_max:
+        first_bytes_max = min(GUARD_OPERATION_BYTES_MAX, bytes_max)
+        extents = _first_split(extents, first_bytes_max)
     batch: list[tuple[int, Buffer]] = []
     batch_bytes = 0
-    byte_count_max = min(FIRST_OPERATION_BYTES_MAX, OPERATION_BYTES_MAX, operation_bytes_max)
-    for offset, buffer in flight.changes.extents:
-        is_full = len(batch) == STEP_COUNT_MAX or batch_bytes + len(buffer) > byte_count_max
+    batch_bytes_max = first_bytes_max
+    for offset, buffer in extents:
+        is_full = len(batch) == STEP_COUNT_MAX or batch_bytes + len(buffer) > batch_bytes_max
         if batch and is_full:
             yield batch
-            batch, batch_bytes = [], 0
-            byte_count_max = min(OPERATION_BYTES_MAX, operation_bytes_max)
+            batch, batch_bytes, batch_bytes_max = [], 0, bytes_max
         batch.append((offset, buffer))
         batch_bytes += len(buffer)
     if batch:
         yield batch
+
+
+def _first_split(
+    extents: Iterable[tuple[int, Buffer]], length: int
+) -> Iterator[tuple[int, Buffer]]:
+    """The same bytes, none beyond `length` in the first extent."""
+    rest = iter(extents)
+    offset, buffer = next(rest)
+    view = memoryview(buffer)
+    yield offset, view[:length]
+    if len(view) > length:
+        yield offset + length, view[length:]
+    yield from rest
 
 
 def gives_xattrs(steps: tuple[Step, ...]) -> bool:

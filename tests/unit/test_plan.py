@@ -6,7 +6,13 @@ from hypothesis import strategies as st
 
 from radosmount.cache.changes import Flight
 from radosmount.cache.file import CachedFile
-from radosmount.cache.plan import STEP_COUNT_MAX, Plan, plan_flush
+from radosmount.cache.plan import (
+    GUARD_OPERATION_BYTES_MAX,
+    LONE_OPERATION_BYTES_MAX,
+    STEP_COUNT_MAX,
+    Plan,
+    plan_flush,
+)
 from radosmount.config import MIB, ConflictMode
 from radosmount.store.interface import (
     AtVersion,
@@ -89,10 +95,19 @@ def test_large_flush_is_several_operations() -> None:
     planned = plan(file.start_write())
     rest = list(planned.rest)
     assert planned.first.guard == AtVersion(5)
-    assert len(planned.first.steps) == 1
-    assert [len(change.steps) for change in rest] == [4, 4]
+    assert planned.first.steps == (Write(0, b"x" * GUARD_OPERATION_BYTES_MAX),)
+    assert [len(change.steps) for change in rest] == [4, 4, 1]
     assert {change.guard for change in rest} == {Existence.PRESENT}
-    assert planned.begun.size == MIB
+    assert planned.begun.size == planned.size_min == GUARD_OPERATION_BYTES_MAX
+
+
+def test_flush_of_one_operation() -> None:
+    """What is not worth a round trip of its own goes with the guard."""
+    file = file_of(10)
+    file.write(0, b"x" * LONE_OPERATION_BYTES_MAX, 7)
+    planned = plan(file.start_write())
+    assert planned.is_one
+    assert planned.first.steps == (Write(0, b"x" * LONE_OPERATION_BYTES_MAX),)
 
 
 def test_many_small_extents_share_operations() -> None:
@@ -135,6 +150,8 @@ def test_operations_make_the_file(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("radosmount.cache.extents.BLOCK_BYTES", 4)
         patch.setattr("radosmount.cache.plan.OPERATION_BYTES_MAX", 8)
+        patch.setattr("radosmount.cache.plan.LONE_OPERATION_BYTES_MAX", 6)
+        patch.setattr("radosmount.cache.plan.GUARD_OPERATION_BYTES_MAX", 2)
         check_operations(before, changes, atomic_max)
 
 
