@@ -20,6 +20,10 @@ class Changes:
     xattrs: dict[bytes, bytes | None] = field(default_factory=dict)  # None removes
     posix: Posix | None = None
 
+    def split(self, offset: int) -> "Changes":
+        """Keep all but the bytes from `offset` on, and return those."""
+        return Changes(self.extents.split(offset), mtime_s=self.mtime_s)
+
     def absorb(self, newer: "Changes") -> None:
         """Put `newer` on top: afterwards this is both together."""
         if newer.cut is not None:

@@ -162,6 +162,18 @@ class ExtentMap:
         self.byte_count -= dropped
         return dropped
 
+    def split(self, offset: int) -> "ExtentMap":
+        """Keep what lies below `offset`, and return the rest."""
+        rest = ExtentMap()
+        for block_index in [i for i in self._blocks if (i + 1) * BLOCK_BYTES > offset]:
+            block = self._blocks[block_index]
+            for start, buffer in zip(block.starts, block.buffers, strict=True):
+                if start + len(buffer) > offset:
+                    at = max(offset, start)
+                    rest.write(at, memoryview(buffer)[at - start :] if at > start else buffer)
+        self.truncate(offset)
+        return rest
+
     def overlay(self, newer: "ExtentMap") -> None:
         """Write all of `newer` over this."""
         for offset, buffer in newer:

@@ -12,17 +12,9 @@ What a file is made of, the newest on top:
 A `cut` of n means: of what lies below, only the first n bytes still count. A held-back O_TRUNC
 is a cut of 0; so is a new file.
 
-States, driven by TRANSITIONS:
-
-    CLEAN ── modified ──> DIRTY ── write started ──> WRITING ── write succeeded ──> CLEAN
-                            ^                           │ modified
-                            └── write ended ── REDIRTIED <┘
-
-Invariant: outside CLEAN there is something that the store does not have, so only a CLEAN file
-may be forgotten.
+Its states are in `filestate`.
 """
 
-import enum
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from operator import itemgetter
@@ -30,7 +22,9 @@ from typing import Final
 
 from radosmount.cache.changes import Attempt, Changes, Flight, PartlyStored
 from radosmount.cache.extents import Buffer
+from radosmount.cache.filestate import TRANSITIONS, FileEvent, FileState
 from radosmount.cache.orphan import Orphan
+from radosmount.config import MIB
 from radosmount.errors import RadosmountError, StaleFile, XattrSpaceExceeded
 from radosmount.store import posix
 from radosmount.store.interface import ObjectKey, ObjectStat, ReadResult
@@ -41,41 +35,15 @@ STAGED_XATTR_BYTES_MAX: Final = 1 << 20
 XATTR_EXTRA_BYTES: Final = 256  # what Python takes for each, beside its name and value
 
 
-class FileState(enum.Enum):
-    __hash__ = object.__hash__  # by identity, as they are compared; Enum's own is Python
-    CLEAN = "clean"  # the store has everything
-    DIRTY = "dirty"  # it does not, and no flush is under way
-    WRITING = "writing"  # a flush of exactly what differs is under way
-    REDIRTIED = "redirtied"  # a flush is under way and already outdated
-
-
-class FileEvent(enum.Enum):
-    __hash__ = object.__hash__
-    MODIFIED = "modified"
-    WRITE_STARTED = "write started"
-    WRITE_SUCCEEDED = "write succeeded"
-    WRITE_FAILED = "write failed"
-
-
-S, E = FileState, FileEvent
-# A pair that is missing here is a bug in the caller.
-TRANSITIONS: Final = {
-    (S.CLEAN, E.MODIFIED): S.DIRTY,
-    (S.DIRTY, E.MODIFIED): S.DIRTY,
-    (S.DIRTY, E.WRITE_STARTED): S.WRITING,
-    (S.WRITING, E.MODIFIED): S.REDIRTIED,
-    (S.REDIRTIED, E.MODIFIED): S.REDIRTIED,
-    (S.WRITING, E.WRITE_SUCCEEDED): S.CLEAN,
-    (S.REDIRTIED, E.WRITE_SUCCEEDED): S.DIRTY,
-    (S.WRITING, E.WRITE_FAILED): S.DIRTY,
-    (S.REDIRTIED, E.WRITE_FAILED): S.DIRTY,
-}
 # Each that is lost again adds one, if anything was written meanwhile.
 ATTEMPT_COUNT_MAX: Final = 32
 # From here on a flush first makes sure that none of them is applied any more. Below the maximum by
 # more than what one flush adds: an attempt that may be applied must not be forgotten.
 ATTEMPT_COUNT_MANY: Final = 16
 NOTHING: Final = ObjectStat(size=0, mtime_s=0, version=0)
+# What is appended goes out in flights of whole writes, each of one guarded operation: what others
+# append meanwhile comes between two of them. One write may be longer.
+APPEND_BYTES_MAX: Final = 4 * MIB
 
 
 class CachedFile:
@@ -83,6 +51,7 @@ class CachedFile:
 
     __slots__ = (
         "__weakref__",
+        "_append_starts",
         "_dirty",
         "_flight",
         "_is_append",
@@ -132,6 +101,7 @@ class CachedFile:
         self._dirty = Changes()
         self._flight: Flight | None = None
         self._is_append = True  # all dirty extents were appended
+        self._append_starts: list[int] = []  # where their flights begin, each behind a write
         if self.is_new:
             self._dirty.cut = 0
             self._apply(FileEvent.MODIFIED)
@@ -163,6 +133,12 @@ class CachedFile:
     @property
     def needs_flush(self) -> bool:
         return self.state in (FileState.DIRTY, FileState.REDIRTIED)
+
+    @property
+    def flight_count(self) -> int:
+        """In how many flights, at most, what is dirty goes out."""
+        is_split = self._is_append and len(self._append_starts) > 1
+        return len(self._append_starts) if is_split else int(self.needs_flush)
 
     @property
     def is_in_flight(self) -> bool:
@@ -255,6 +231,8 @@ class CachedFile:
         """Overwrite from `offset`; return by how many bytes the held ones grew."""
         grown = self._dirty.extents.write(offset, data)
         self._is_append = self._is_append and is_append
+        if self._is_append:
+            self._note_append(offset, offset + len(data))
         self.size = max(self.size, offset + len(data))
         self._dirty.mtime_s = mtime_s
         self._apply(FileEvent.MODIFIED)
@@ -295,12 +273,24 @@ class CachedFile:
 
     # Flushing
 
-    def start_write(self) -> Flight:
-        """Freeze what is dirty. What is written from now on goes out with the next flush."""
+    def start_write(self, whole_bytes_max: int = 0) -> Flight:
+        """Freeze what is dirty, or of a long append the first of its flights. The rest, and what
+        is written from now on, goes out with the next ones.
+
+        `whole_bytes_max`: up to that size a file that is rewritten whole is one flight.
+        """
+        is_whole = self.is_rewritten_whole and self.size <= whole_bytes_max
         self._apply(FileEvent.WRITE_STARTED)
         changes, self._dirty = self._dirty, Changes()
         self._flight = self._as_flight(changes, self._is_append)
-        self._is_append = True
+        if self._is_append and not is_whole and len(self._append_starts) > 1:
+            del self._append_starts[0]
+            self._flight = replace(self._flight, size=self._append_starts[0])
+            self._dirty = changes.split(self._flight.size)
+            self._apply(FileEvent.MODIFIED)
+        else:
+            self._append_starts.clear()
+            self._is_append = True
         return self._flight
 
     def finish_write(self, version: int) -> int:
@@ -336,6 +326,7 @@ class CachedFile:
         held = flight.changes.extents.byte_count + self._dirty.extents.byte_count
         changes = flight.changes
         self._is_append = self._is_append and flight.is_append
+        self._append_starts.insert(0, flight.base.size)
         if begun is not None:
             self.base, self.is_new = begun, False
             self._is_append = False  # some of it is stored: moving that would double it
@@ -367,6 +358,7 @@ class CachedFile:
             if changes.posix is not None:
                 before, theirs = self.base.posix or posix.NONE, base.posix or posix.NONE
                 changes.posix = posix.merged(changes.posix, before, theirs)
+        self._append_starts = [at + delta for at in self._append_starts]
         self._flight = replace(flight, base=base, size=flight.size + delta)
         self.base = base
         self.size += delta
@@ -460,6 +452,7 @@ class CachedFile:
         assert self._flight is None
         held = self._dirty.extents.byte_count
         self._dirty = Changes()
+        self._append_starts.clear()
         self.stored = None
         self.size = self.base.size
         self.state = FileState.CLEAN
@@ -488,6 +481,11 @@ class CachedFile:
         if changes.mtime_s is None:
             changes.mtime_s = self.base.mtime_s
         return Flight(changes, self.base, self.is_new, self.size, is_append)
+
+    def _note_append(self, start: int, end: int) -> None:
+        starts = self._append_starts
+        if not starts or end - starts[-1] > APPEND_BYTES_MAX:
+            starts.append(start)
 
     def _apply(self, event: FileEvent) -> None:
         self.state = TRANSITIONS[self.state, event]

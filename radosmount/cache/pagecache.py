@@ -249,10 +249,7 @@ class PageCache:
                 break  # else it was renamed meanwhile: once more, under its new name
 
     async def flush_in_turn(self, file: CachedFile) -> None:
-        """The same for an operation of the sequencer, which has the file's turn.
-
-        Raises: the StoreError that stopped it.
-        """
+        """The same for an operation of the sequencer, in the file's turn. Raises: StoreError."""
         while file.needs_flush:
             error_count = file.error_count
             await self._store_once(file)
@@ -332,8 +329,7 @@ class PageCache:
                     self._start_flush(file)
 
     async def _run_flush(self, file: CachedFile, key: ObjectKey, notice: Notice | None) -> bool:
-        """An operation of the sequencer. Returns False where the file has another key by now,
-        whose turn this is not."""
+        """An operation of the sequencer. False: this is not the turn of the file's key any more."""
         schedule = self._dirty.get(file)
         if schedule is None:
             return True
@@ -341,20 +337,22 @@ class PageCache:
         try:
             if file.key != key:
                 return False
-            if file.needs_flush and self._is_ending:
-                raise DeadlineExceeded(f"{key.name!r}: the mount is ending")
-            if file.needs_flush:
-                await self._store_once(file, notice)
+            for _ in range(file.flight_count):
+                if self._is_ending:
+                    raise DeadlineExceeded(f"{key.name!r}: the mount is ending")
+                if not await self._store_once(file, notice):
+                    break
             return True
         finally:
             schedule.running = None
             self._after_flush(file)
 
-    async def _store_once(self, file: CachedFile, notice: Notice | None = None) -> None:
-        """One flight, whatever comes of it: the file changes state in either case."""
-        file.start_write()
+    async def _store_once(self, file: CachedFile, notice: Notice | None = None) -> bool:
+        """One flight, whatever comes of it: the file changes state in either case. Return whether
+        it is stored and more is dirty. The `notice` goes with the last one."""
+        file.start_write(self._config.atomic_max_bytes)
         try:
-            version = await self._flusher.store_flight(file, notice)
+            version = await self._flusher.store_flight(file, None if file.needs_flush else notice)
         except FlushFailed as failure:
             self._budget.release(file.take_back(failure.begun))
             if not (isinstance(failure.cause, ObjectGone) and self._unlink_gone(file)):
@@ -368,6 +366,8 @@ class PageCache:
         else:
             self._budget.release(file.finish_write(version))
             self._note_success(file)
+            return file.needs_flush
+        return False
 
     # Keeping count
 

@@ -135,6 +135,8 @@ def _batches(flight: Flight, operation_bytes_max: int) -> Iterator[list[tuple[in
     extents: Iterable[tuple[int, Buffer]] = flight.changes.extents
     bytes_max = min(OPERATION_BYTES_MAX, operation_bytes_max)
     first_bytes_max = min(LONE_OPERATION_BYTES_MAX, bytes_max)
+    if flight.is_append:  # others may append between two operations: one, if that can be
+        first_bytes_max = operation_bytes_max
     if flight.changes.extents.byte_count > first_bytes_max:
         first_bytes_max = min(GUARD_OPERATION_BYTES_MAX, bytes_max)
         extents = _first_split(extents, first_bytes_max)

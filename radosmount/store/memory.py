@@ -84,7 +84,7 @@ class MemoryStore:
         self.changes: list[tuple[ObjectKey, Change]] = []
         self.delay: Callable[[Call], Awaitable[None]] | None = None
         self.is_full = False
-        self._limits = limits or Limits(128 * _MIB, 90 * _MIB)
+        self.limits = limits or Limits(128 * _MIB, 90 * _MIB)
         self._objects: dict[ObjectKey, MemoryObject] = {}
         self._pools: dict[int, _PoolState] = {}
         self._next_pool_id = 1
@@ -176,10 +176,6 @@ class MemoryStore:
 
     # --- The store
 
-    @property
-    def limits(self) -> Limits:
-        return self._limits
-
     async def stat(self, key: ObjectKey) -> ObjectStat:
         async with self._call(Call("stat", key)):
             return self._stat(self._found(key))
@@ -250,7 +246,7 @@ class MemoryStore:
         async with self._call(Call("get_omap", key)):
             entries = dict(self._found(key).omap)
             size_bytes = sum(len(name) + len(value) for name, value in entries.items())
-            if size_bytes > self._limits.operation_bytes_max:
+            if size_bytes > self.limits.operation_bytes_max:
                 raise errors.TooLarge(f"{key}: omap of {size_bytes} bytes")
             return entries
 
@@ -375,7 +371,7 @@ class MemoryStore:
         self._state(key.pool_id)
         _check_name(key)
         old = self._objects.get(key)
-        new = changed(old, change, self._limits)
+        new = changed(old, change, self.limits)
         self._check_space(key.pool_id, old, new)
         self._version += 1
         self._state(key.pool_id).write_count += 1

@@ -150,6 +150,9 @@ def small_pieces() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("radosmount.cache.extents.BLOCK_BYTES", 4)
         patch.setattr("radosmount.cache.plan.OPERATION_BYTES_MAX", 8)
+        patch.setattr("radosmount.cache.plan.LONE_OPERATION_BYTES_MAX", 6)
+        patch.setattr("radosmount.cache.plan.GUARD_OPERATION_BYTES_MAX", 2)
+        patch.setattr("radosmount.cache.file.APPEND_BYTES_MAX", 6)
         patch.setattr("radosmount.cache.plan.STEP_COUNT_MAX", 3)
         patch.setattr("radosmount.cache.pagecache.STREAM_BYTES", 12)
         yield
@@ -247,7 +250,9 @@ def test_appends_interleave_whole(seed: int, steps: list[tuple[int, str]]) -> No
     async def main() -> None:
         await play_appends(steps)
 
-    run_seeded(seed, main)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("radosmount.cache.file.APPEND_BYTES_MAX", 8)  # a record, or two
+        run_seeded(seed, main)
 
 
 @settings(max_examples=150, deadline=None)

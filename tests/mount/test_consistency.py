@@ -195,6 +195,32 @@ def test_appends_of_two_mounts(file: Path, second: Path, objects: rados.Ioctx) -
         assert [int(line.split()[1]) for line in mine] == list(range(40))
 
 
+def test_long_appends_of_two_mounts(file: Path, second: Path, objects: rados.Ioctx) -> None:
+    """Appends (O_APPEND) of several mounts to one file interleave whole, and none is lost or
+    doubled. So it is of one that takes many operations."""
+    file.write_bytes(b"start;")
+    pieces = [bytes([number]) * MIB for number in range(24)]
+    lines = [b"line %d;" % number for number in range(40)]
+    has_begun = threading.Event()
+
+    def append_lines() -> None:
+        for line in lines:
+            with open(second / file.name, "ab", buffering=0) as appended:
+                appended.write(line)
+            has_begun.set()
+
+    with ThreadPoolExecutor() as threads:
+        writing = threads.submit(append_lines)
+        assert has_begun.wait(30)
+        with open(file, "ab", buffering=0) as appended:
+            for piece in pieces:
+                appended.write(piece)
+        writing.result()
+    content = object_of(objects, file)
+    assert [content.count(record) for record in (*pieces, *lines)] == [1] * 64
+    assert len(content) == sum(map(len, (b"start;", *pieces, *lines)))
+
+
 @pytest.mark.parametrize("how", ["stat", "read"])
 def test_conflict_that_was_heard_of(how: str, file: Path, objects: rados.Ioctx) -> None:
     """Of what this mount has heard since, write(2) tells at once, and nothing is kept."""

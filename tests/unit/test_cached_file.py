@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from radosmount.cache.changes import Attempt, PartlyStored
-from radosmount.cache.file import ATTEMPT_COUNT_MAX, TRANSITIONS, CachedFile, FileState
+from radosmount.cache.file import ATTEMPT_COUNT_MAX, CachedFile
+from radosmount.cache.filestate import TRANSITIONS, FileState
 from radosmount.errors import NoSpace, TimedOut
 from radosmount.store.interface import ObjectStat, ReadResult
 from tests.support.stores import key_of

@@ -91,6 +91,16 @@ def test_shifted_moves_from_start_on(operations: list[Operation], start: int, de
     assert bytes_of(extent_map) == model
 
 
+@given(operations=operations, offset=st.integers(0, 60))
+def test_split(operations: list[Operation], offset: int) -> None:
+    """Both parts together are the whole."""
+    extent_map, expected = applied(operations)
+    rest = extent_map.split(offset)
+    assert bytes_of(extent_map) == {at: byte for at, byte in expected.items() if at < offset}
+    assert bytes_of(rest) == {at: byte for at, byte in expected.items() if at >= offset}
+    assert extent_map.byte_count + rest.byte_count == len(expected)
+
+
 def test_snapshot_of_bytearray_is_a_copy() -> None:
     """A buffer that is written and changed afterwards does not change the extent."""
     extent_map, data = ExtentMap(), bytearray(b"abc")

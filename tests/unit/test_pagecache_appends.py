@@ -9,6 +9,7 @@ from radosmount.errors import (
     TimedOut,
     VersionConflict,
 )
+from radosmount.store.interface import Change, Limits, Write
 from tests.support.stores import (
     CacheBench,
     StoppedOsd,
@@ -89,13 +90,15 @@ async def test_append_after_many_lost_replies(
 
 
 async def test_half_stored_append_is_not_doubled(many: CacheBench) -> None:
-    """An append that was stored half way is not put behind a foreign one a second time."""
+    """An append of more than an operation may hold, stored half way, is not put behind a foreign
+    one a second time."""
+    many.store.limits = Limits(object_bytes_max=1000, operation_bytes_max=4)
     file = many.stored_file(b"0123")
     await many.cache.write(file, 0, b"aaaabbbb", is_append=True)
     many.store.fail_next(QuotaExceeded("full"), is_apply, skip_count=1)
     await many.cache.flush(file)
     assert many.stored() == b"0123aaaa"
-    many.store.put_now(file.key, b"0123aaaa+")
+    many.store.change_now(file.key, Change((Write(8, b"+"),)))
     await many.cache.flush(file)
     assert isinstance(file.error, VersionConflict)
     assert many.stored() == b"0123aaaa+"
@@ -119,3 +122,70 @@ async def test_write_while_append_is_refused(bench: CacheBench) -> None:
     assert isinstance(file.error, VersionConflict)
     assert bench.stored() == b"abc+theirs"
     assert await content(bench, file) == b"Xbc+thers"[:3] + b"ours"
+
+
+async def test_long_append_beside_a_foreign_one(
+    bench: CacheBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What others append while a long append is stored stays, between two of its writes."""
+    monkeypatch.setattr("radosmount.cache.file.APPEND_BYTES_MAX", 4)
+    monkeypatch.setattr("radosmount.cache.plan.OPERATION_BYTES_MAX", 4)
+    file = bench.stored_file(b"start;")
+    for record in (b"aaa;", b"b;", b"c;", b"dddddd;", b"e;"):
+        await bench.cache.write(file, 0, record, is_append=True)
+    apply_count = 0
+
+    async def append_theirs(call: object) -> None:
+        nonlocal apply_count
+        apply_count += is_apply(call)  # type: ignore[arg-type]
+        if apply_count == 3:
+            bench.store.delay = None
+            stored = bench.stored() or b""
+            assert stored == b"start;aaa;b;c;"  # no write is cut
+            bench.store.put_now(file.key, stored + b"theirs;")
+
+    bench.store.delay = append_theirs
+    await bench.cache.flush(file)
+    assert file.error is None
+    assert file.is_clean
+    assert bench.stored() == b"start;aaa;b;c;theirs;dddddd;e;"
+    assert await content(bench, file) == bench.stored()
+
+
+async def test_flush_of_an_append_that_goes_on(
+    bench: CacheBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flush waits for what was appended before it, not for what is meanwhile."""
+    monkeypatch.setattr("radosmount.cache.file.APPEND_BYTES_MAX", 4)
+    file = bench.stored_file(b"start;")
+    for _ in range(3):
+        await bench.cache.write(file, 0, b"old;", is_append=True)
+    apply_count = 0
+
+    async def append_more(call: object) -> None:
+        nonlocal apply_count
+        if is_apply(call):  # type: ignore[arg-type]
+            apply_count += 1
+            await bench.cache.write(file, 0, b"new;", is_append=True)
+
+    bench.store.delay = append_more
+    await bench.cache.flush(file)
+    assert apply_count == 3
+    bench.store.delay = None
+    await bench.cache.flush(file)
+    assert bench.stored() == b"start;" + b"old;" * 3 + b"new;" * 3
+
+
+async def test_long_append_that_fails(bench: CacheBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An append that was stored half way goes on where it stopped, behind what others appended."""
+    monkeypatch.setattr("radosmount.cache.file.APPEND_BYTES_MAX", 4)
+    file = bench.stored_file(b"0123")
+    for record in (b"aaaa", b"bbbb", b"cccc"):
+        await bench.cache.write(file, 0, record, is_append=True)
+    bench.store.fail_next(QuotaExceeded("full"), is_apply, skip_count=1)
+    await bench.cache.flush(file)
+    assert isinstance(file.error, QuotaExceeded)
+    assert bench.stored() == b"0123aaaa"
+    bench.store.put_now(file.key, b"0123aaaa+")
+    await bench.cache.flush(file)
+    assert bench.stored() == b"0123aaaa+bbbbcccc"
