@@ -13,15 +13,20 @@ changed the answer, is answered here without Python: `Device.note_change` ends t
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_Resize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.errno cimport EAGAIN, EINTR, EINVAL, ENODEV, ENOENT, ENOSYS, ERANGE, errno
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from posix.fcntl cimport F_GETFL, F_SETFL, O_NONBLOCK, fcntl
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
-from posix.unistd cimport read
 
 import os
+
+
+cdef extern from "Python.h":
+    int _PyBytes_Resize(PyObject **string, Py_ssize_t size) except -1
 
 
 cdef extern from "string.h" nogil:
@@ -33,6 +38,7 @@ cdef extern from "sys/uio.h" nogil:
     cdef struct iovec:
         void *iov_base
         size_t iov_len
+    ssize_t readv(int fd, const iovec *parts, int count)
     ssize_t writev(int fd, const iovec *parts, int count)
 
 
@@ -148,6 +154,8 @@ cdef enum:
     WRITE_BYTES_MAX = 1 << 20
     PAGES_MAX = 256  # of 4 KiB, in one request
     BUFFER_BYTES = (1 << 20) + 4096  # of the largest request: a WRITE with its header
+    WRITE_HEAD_BYTES = sizeof(fuse_in_header) + sizeof(fuse_write_in)
+    UNCOPIED_BYTES_MIN = 65536  # that a WRITE brings: below, a copy is cheaper than fresh memory
     NS_PER_S = 1000000000
     SECTOR_BYTES = 512  # of st_blocks (stat(2))
     KNOWN_COUNT = 64  # a power of two
@@ -293,6 +301,7 @@ cdef class Device:
 
     cdef int fd
     cdef char *buffer
+    cdef PyObject *fresh  # bytes that nobody else sees, for what a WRITE brings
     cdef tuple constants
     cdef readonly bint is_ended
     cdef readonly uint64_t request_count  # those answered here included
@@ -310,6 +319,7 @@ cdef class Device:
 
     def __dealloc__(self):
         free(self.buffer)
+        Py_XDECREF(self.fresh)
 
     def fileno(self):
         return self.fd
@@ -331,7 +341,7 @@ cdef class Device:
         cdef Request request
         cdef int run = 0
         while not self.is_ended:
-            length = read(self.fd, self.buffer, BUFFER_BYTES)
+            length = self.read_request()
             if length < 0:
                 if errno == ENODEV:  # unmounted
                     self.is_ended = True
@@ -355,6 +365,34 @@ cdef class Device:
                 return request
         return None
 
+    cdef ssize_t read_request(self) except? -1:
+        """As read(2), into `buffer`; but the data of a large WRITE into `fresh`."""
+        cdef iovec[2] parts
+        cdef ssize_t length
+        if self.fresh == NULL:
+            bytes_ = PyBytes_FromStringAndSize(NULL, BUFFER_BYTES - WRITE_HEAD_BYTES)
+            Py_INCREF(bytes_)
+            self.fresh = <PyObject *>bytes_
+        data = PyBytes_AS_STRING(<object>self.fresh)
+        parts[0].iov_base, parts[0].iov_len = self.buffer, WRITE_HEAD_BYTES
+        parts[1].iov_base, parts[1].iov_len = data, BUFFER_BYTES - WRITE_HEAD_BYTES
+        length = readv(self.fd, parts, 2)
+        if length > WRITE_HEAD_BYTES and not self.is_uncopied(length):
+            memcpy(self.buffer + WRITE_HEAD_BYTES, data, <size_t>(length - WRITE_HEAD_BYTES))
+        return length
+
+    cdef bint is_uncopied(self, ssize_t length) noexcept:
+        return ((<fuse_in_header *>self.buffer).opcode == FUSE_WRITE
+                and length >= WRITE_HEAD_BYTES + UNCOPIED_BYTES_MIN)
+
+    cdef bytes taken(self, Py_ssize_t length):
+        """The first `length` bytes of `fresh`, without a copy."""
+        _PyBytes_Resize(&self.fresh, length)
+        data = <bytes>self.fresh
+        Py_XDECREF(self.fresh)
+        self.fresh = NULL
+        return data
+
     cdef Request decoded(self, fuse_in_header *header):
         """None for what is answered, or needs no answer."""
         cdef Request request
@@ -374,7 +412,12 @@ cdef class Device:
         request.unique = header.unique
         request.nodeid = header.nodeid
         request.uid, request.gid, request.pid = header.uid, header.gid, header.pid
-        request.arguments = decode(request, body, end)
+        if self.is_uncopied(<ssize_t>header.len):
+            request.arguments = ((<fuse_write_in *>body).fh, (<fuse_write_in *>body).offset,
+                                 self.taken(min(<Py_ssize_t>(<fuse_write_in *>body).size,
+                                                <Py_ssize_t>header.len - WRITE_HEAD_BYTES)))
+        else:
+            request.arguments = decode(request, body, end)
         if request.arguments is None:
             self.send(header.unique, -ENOSYS, NULL, 0)
             return None
@@ -490,7 +533,7 @@ cdef class Device:
 
         Returns the flags that hold. Raises: OSError.
         """
-        cdef ssize_t length = read(self.fd, self.buffer, BUFFER_BYTES)
+        cdef ssize_t length = self.read_request()
         cdef fuse_in_header *header = <fuse_in_header *>self.buffer
         cdef fuse_init_in *offered = <fuse_init_in *>(self.buffer + sizeof(fuse_in_header))
         cdef fuse_init_out agreed

@@ -436,3 +436,13 @@ def test_a_reply_that_nobody_waits_for_is_no_failure() -> None:
     finally:
         os.close(read_fd)
         os.close(write_fd)
+
+
+@pytest.mark.parametrize("length", [0, 1, 65535, 65536, 200_000])
+def test_writes_of_all_sizes(length: int, kernel: Kernel) -> None:
+    """Whether its bytes are copied or not, a request has its own, and keeps them."""
+    header = struct.pack("=QQIIQII", 4, 9, length, 0, 0, 0, 0)
+    contents = [bytes([number]) * length for number in (1, 2)]
+    written = [kernel.ask(WRITE, header + content).arguments for content in contents]
+    kernel.ask(LOOKUP, b"name\0")
+    assert written == [(4, 9, content) for content in contents]
