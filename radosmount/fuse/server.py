@@ -230,7 +230,7 @@ class Server:
 
     async def _create(
         self, parent: int, name: bytes, mode: int, flags: int, request: "_device.Request"
-    ) -> bytes:
+    ) -> bytes | None:
         encode, is_direct = self._encode, is_direct_io(flags)
 
         def notice_of(opened: OpenFile, attributes: Attributes) -> Notice:
@@ -238,6 +238,8 @@ class Server:
 
         creator = Creator(stat.S_IMODE(mode), request.uid, request.gid)
         opened, attributes = await self._filesystem.create(parent, name, flags, creator, notice_of)
+        if request.notice is not None and request.notice.is_sent:
+            return None
         return encode.created(opened, is_direct, attributes)
 
     async def _rename(

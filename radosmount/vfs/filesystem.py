@@ -10,7 +10,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import trio
@@ -277,21 +277,27 @@ class Filesystem:
         is_exclusive = bool(flags & os.O_EXCL)
         kept = self._metadata.of_new(stat.S_IFREG, self._heir(parent, creator))
         handle = self._opens.handles.reserve()
+        told: tuple[Notice, OpenFile, Attributes] | None = None
 
         def notice_of_node(node: FileNode) -> Notice:
+            nonlocal told
             assert notice_of is not None
-            attributes = self._attributes(node, OPEN_FRESHNESS_S)
-            return notice_of(OpenFile(handle, keeps_pages=True, keeps_attributes=True), attributes)
+            now = OpenFile(handle, True, True), self._attributes(node, OPEN_FRESHNESS_S)
+            told = notice_of(*now), *now
+            return told[0]
 
-        telling = None if notice_of is None else notice_of_node
         try:
-            node = await self._objects.create(key, is_exclusive, kept, telling)
+            node = await self._objects.create(key, is_exclusive, kept, notice_of and notice_of_node)
             self._directories.note_changed(parent)
         except EntryExists:
             if is_exclusive:
                 raise
             node = await self._objects.find(key)  # made meanwhile: as good as ours
-        return self._opens.opened(node, flags, number=handle), self._referenced(node)
+        opened = self._opens.opened(node, flags, number=handle)
+        if told is not None and told[0].is_sent:
+            node.lookup_count += 1
+            return told[1:]
+        return opened, self._referenced(node)
 
     async def make_file(
         self, parent: int, name: bytes, creator: Creator | None = None
@@ -430,14 +436,9 @@ class Filesystem:
     def _heir(
         self, parent: int, creator: Creator | None, is_directory: bool = False
     ) -> Creator | None:
-        """What is made in a directory with the set-group-ID bit has its group (inode(7))."""
         if creator is None or not self._view.has_posix:
             return None
-        above = self._attributes(self._nodes[parent])
-        if not above.mode & stat.S_ISGID:
-            return creator
-        mode = creator.mode | (stat.S_ISGID if is_directory else 0)
-        return replace(creator, mode=mode, gid=above.gid)
+        return creator.below(self._attributes(self._nodes[parent]), is_directory)
 
     async def _set_of_directory(self, node: DirectoryNode, change: AttributeChange) -> None:
         """A pool has no marker: its mode and owner are the mount's, its time is forgotten. Of a

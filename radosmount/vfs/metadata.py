@@ -53,6 +53,13 @@ class Creator:
     uid: int
     gid: int
 
+    def below(self, above: Attributes, is_directory: bool) -> "Creator":
+        """What is made in a directory with the set-group-ID bit has its group (inode(7))."""
+        if not above.mode & stat.S_ISGID:
+            return self
+        mode = self.mode | (stat.S_ISGID if is_directory else 0)
+        return Creator(mode, self.uid, above.gid)
+
 
 class Metadata:
     def __init__(

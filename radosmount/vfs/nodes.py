@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from types import TracebackType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
@@ -191,6 +192,28 @@ class FileNode(Node):
         return is_needed or super().is_in_use
 
 
+class _Changing:
+    """A class, not a generator: it is entered with most changes."""
+
+    __slots__ = ("_keys", "_watch")
+
+    def __init__(
+        self, watch: Callable[[ObjectKey, bool | None], None], keys: tuple[ObjectKey, ...]
+    ) -> None:
+        self._watch = watch
+        self._keys = keys
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, _: object, failure: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(failure, StoreError) and failure.is_outcome_unknown:
+            for key in self._keys:
+                self._watch(key, None)
+
+
 class NodeTable:
     """All inodes that are in use."""
 
@@ -209,17 +232,10 @@ class NodeTable:
         """An object that has no inode is made, or gone."""
         self._watch(key, is_there)
 
-    @contextlib.contextmanager
-    def changing(self, *keys: ObjectKey) -> Iterator[None]:
+    def changing(self, *keys: ObjectKey) -> "_Changing":
         """For what makes or removes these objects: who watches hears where its outcome is
         unknown."""
-        try:
-            yield
-        except StoreError as failure:
-            if failure.is_outcome_unknown:
-                for key in keys:
-                    self._watch(key, None)
-            raise
+        return _Changing(self._watch, keys)
 
     def set_root(self, root: Node) -> None:
         """Once, before any other node."""
@@ -254,25 +270,25 @@ class NodeTable:
         assert node is None or isinstance(node, FileNode)
         return node
 
-    @contextlib.contextmanager
-    def expecting(self, key: ObjectKey) -> Iterator[int | None]:
-        """The number that a file of that name gets, if it is made inside; None where another
-        has that number, or the name."""
+    def expect(self, key: ObjectKey) -> int | None:
+        """The number that a file of that name gets, if it is made before `expect_no_more`; None
+        where another has that number, or the name."""
         ino = _hashed_ino(key)
         is_free = ino > ROOT_INO and ino not in self._by_ino and ino not in self._expected
         if not is_free or key in self._by_identity:
-            yield None
-            return
+            return None
         self._expected[ino] = key
-        try:
-            yield ino
-        finally:
+        return ino
+
+    def expect_no_more(self, ino: int | None) -> None:
+        if ino is not None:
             del self._expected[ino]
 
     def add(self, node: Node) -> None:
-        """Give a new node its number. Its identity must be free."""
+        """Give a new node its number, that which it has already if it may. Its identity must be
+        free."""
         identity = node.identity
-        ino = _hashed_ino(identity)
+        ino = node.ino or _hashed_ino(identity)
         while (
             ino in self._by_ino or ino <= ROOT_INO or self._expected.get(ino, identity) != identity
         ):

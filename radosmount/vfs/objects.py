@@ -430,20 +430,23 @@ class Objects:
             steps += (SetXattr(posix.XATTR, posix.encode(brought)),)
         expected: FileNode | None = None
         notice: Notice | None = None
-        with self._nodes.expecting(key) as ino:
+        ino = None if notice_of is None else self._nodes.expect(key)
+        try:
             if notice_of is not None and ino is not None:
                 expected = FileNode(CachedFile(key, ObjectStat(0, mtime_s, 0, posix=brought)))
                 expected.ino = ino
                 notice = notice_of(expected)
-            change = Change(steps, Existence.ABSENT, mtime_s, notice)
-            try:
-                with self._nodes.changing(key):
-                    version = await self._store.apply(key, change)
-            except ObjectExists as refusal:
-                raise EntryExists(f"{key.name!r}") from refusal
+            with self._nodes.changing(key):
+                version = await self._store.apply(
+                    key, Change(steps, Existence.ABSENT, mtime_s, notice)
+                )
             if notice is None or not notice.is_sent:
                 self._let_go(key)  # else who has been listed meanwhile is the one that was told
             node = self._enter(key, ObjectStat(0, mtime_s, version, posix=brought), expected)
+        except ObjectExists as refusal:
+            raise EntryExists(f"{key.name!r}") from refusal
+        finally:
+            self._nodes.expect_no_more(ino)
         node.file.bare_version = version
         return node
 

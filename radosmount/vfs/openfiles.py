@@ -164,7 +164,7 @@ class OpenFiles:
         node.file.writer_count -= opened.is_writable
         is_due = opened.is_writable and self._flush_mode is not FlushMode.LAZY
         try:
-            if is_due and not self._cache.has_failed(node.file):
+            if is_due and not node.file.is_clean and not self._cache.has_failed(node.file):
                 await self._cache.flush(node.file)
         finally:
             node.open_count -= 1
