@@ -109,8 +109,9 @@ BOUNDS: Final[dict[str, str]] = {
     "read-cold": "A file is one object, of one placement group, whose reads the OSD serves one"
     " after the other (a trace of the scheduler shows one of its threads at a time); ceph-fuse's"
     " file is of many. The client's copies and the program's, on the same cores, come in between.",
-    "write": "The cluster: librados, one write of 4 MiB after the other, is no faster. The first"
-    " operation has the guard and goes alone; then four are under way.",
+    "write": "The cluster: `rados bench` with four writes under way, beside. Up to `atomic_max`"
+    " nothing is sent, since it may be all; then four operations are under way, but for the short"
+    " one with the guard that each flush begins with.",
     "create-1": "The round trips are librados's (a stat, an exclusive create, a write_full; beside"
     " the stat one of a directory of that name), but each answer comes by a callback, one thread"
     " further than that of a plain call. The rest is CPU of our Python between an answer and the"

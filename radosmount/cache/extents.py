@@ -153,25 +153,30 @@ class ExtentMap:
 
     def truncate(self, size: int) -> int:
         """Drop every byte at or beyond `size`; return how many that were."""
-        dropped = 0
-        for block_index in [i for i in self._blocks if (i + 1) * BLOCK_BYTES > size]:
-            block = self._blocks[block_index]
-            dropped += block.truncate(size)
-            if not block.starts:
-                del self._blocks[block_index]
+        blocks = [i for i in self._blocks if (i + 1) * BLOCK_BYTES > size]
+        return sum(self._truncate_block(block_index, size) for block_index in blocks)
+
+    def _truncate_block(self, block_index: int, size: int) -> int:
+        block = self._blocks[block_index]
+        dropped = block.truncate(size)
+        if not block.starts:
+            del self._blocks[block_index]
         self.byte_count -= dropped
         return dropped
 
     def split(self, offset: int) -> "ExtentMap":
-        """Keep what lies below `offset`, and return the rest."""
+        """Keep what lies below `offset`, and return the rest; a whole block is not copied."""
         rest = ExtentMap()
-        for block_index in [i for i in self._blocks if (i + 1) * BLOCK_BYTES > offset]:
-            block = self._blocks[block_index]
-            for start, buffer in zip(block.starts, block.buffers, strict=True):
-                if start + len(buffer) > offset:
-                    at = max(offset, start)
-                    rest.write(at, memoryview(buffer)[at - start :] if at > start else buffer)
-        self.truncate(offset)
+        middle = self._blocks.get(offset // BLOCK_BYTES)
+        if middle is not None and offset % BLOCK_BYTES:
+            for start, buffer in zip(middle.starts, middle.buffers, strict=True):
+                rest.write(max(offset, start), memoryview(buffer)[max(offset - start, 0) :])
+            self._truncate_block(offset // BLOCK_BYTES, offset)
+        for block_index in [i for i in self._blocks if i * BLOCK_BYTES >= offset]:
+            block = rest._blocks[block_index] = self._blocks.pop(block_index)
+            byte_count = sum(map(len, block.buffers))
+            rest.byte_count += byte_count
+            self.byte_count -= byte_count
         return rest
 
     def overlay(self, newer: "ExtentMap") -> None:
