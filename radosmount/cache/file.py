@@ -137,8 +137,11 @@ class CachedFile:
     @property
     def flight_count(self) -> int:
         """In how many flights, at most, what is dirty goes out."""
-        is_split = self._is_append and len(self._append_starts) > 1
-        return len(self._append_starts) if is_split else int(self.needs_flush)
+        return len(self._append_starts) if self._is_split else int(self.needs_flush)
+
+    @property
+    def _is_split(self) -> bool:
+        return self._is_append and len(self._append_starts) > 1
 
     @property
     def is_in_flight(self) -> bool:
@@ -231,8 +234,10 @@ class CachedFile:
         """Overwrite from `offset`; return by how many bytes the held ones grew."""
         grown = self._dirty.extents.write(offset, data)
         self._is_append = self._is_append and is_append
-        if self._is_append:
-            self._note_append(offset, offset + len(data))
+        starts = self._append_starts
+        is_long = not starts or offset + len(data) - starts[-1] > APPEND_BYTES_MAX
+        if self._is_append and is_long:
+            starts.append(offset)
         self.size = max(self.size, offset + len(data))
         self._dirty.mtime_s = mtime_s
         self._apply(FileEvent.MODIFIED)
@@ -283,7 +288,7 @@ class CachedFile:
         self._apply(FileEvent.WRITE_STARTED)
         changes, self._dirty = self._dirty, Changes()
         self._flight = self._as_flight(changes, self._is_append)
-        if self._is_append and not is_whole and len(self._append_starts) > 1:
+        if self._is_split and not is_whole:
             del self._append_starts[0]
             self._flight = replace(self._flight, size=self._append_starts[0])
             self._dirty = changes.split(self._flight.size)
@@ -481,11 +486,6 @@ class CachedFile:
         if changes.mtime_s is None:
             changes.mtime_s = self.base.mtime_s
         return Flight(changes, self.base, self.is_new, self.size, is_append)
-
-    def _note_append(self, start: int, end: int) -> None:
-        starts = self._append_starts
-        if not starts or end - starts[-1] > APPEND_BYTES_MAX:
-            starts.append(start)
 
     def _apply(self, event: FileEvent) -> None:
         self.state = TRANSITIONS[self.state, event]

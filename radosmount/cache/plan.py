@@ -33,7 +33,7 @@ from radosmount.store.interface import (
 STEP_COUNT_MAX: Final = 256
 # Large enough to be fast, small enough that several are in flight and time out one by one.
 OPERATION_BYTES_MAX: Final = 4 * MIB
-# So many are one operation, with the guard.
+# Up to so many bytes a flush is one operation.
 LONE_OPERATION_BYTES_MAX: Final = MIB
 # The first of several goes alone, since it has the guard, and an OSD that only has to answer it is
 # idle meanwhile. A multiple of what BlueStore allocates at a time.

@@ -396,6 +396,7 @@ cdef class Device:
     cdef Request decoded(self, fuse_in_header *header):
         """None for what is answered, or needs no answer."""
         cdef Request request
+        cdef bytes written = None
         cdef const char *body = <char *>header + sizeof(fuse_in_header)
         cdef const char *end = <char *>header + header.len
         cdef uint32_t opcode = header.opcode
@@ -413,11 +414,8 @@ cdef class Device:
         request.nodeid = header.nodeid
         request.uid, request.gid, request.pid = header.uid, header.gid, header.pid
         if self.is_uncopied(<ssize_t>header.len):
-            request.arguments = ((<fuse_write_in *>body).fh, (<fuse_write_in *>body).offset,
-                                 self.taken(min(<Py_ssize_t>(<fuse_write_in *>body).size,
-                                                <Py_ssize_t>header.len - WRITE_HEAD_BYTES)))
-        else:
-            request.arguments = decode(request, body, end)
+            written = self.taken(written_bytes(body, end))
+        request.arguments = decode(request, body, end, written)
         if request.arguments is None:
             self.send(header.unique, -ENOSYS, NULL, 0)
             return None
@@ -642,8 +640,15 @@ cdef Change change_of(fuse_setattr_in *wanted):
     return change
 
 
-cdef tuple decode(Request request, const char *body, const char *end):
-    """The arguments of the operation, as pyfuse3 would give them; None for one that there is not."""
+cdef Py_ssize_t written_bytes(const char *body, const char *end) noexcept:
+    """How many a WRITE brings."""
+    return min(<Py_ssize_t>(<fuse_write_in *>body).size,
+               <Py_ssize_t>(end - body) - <Py_ssize_t>sizeof(fuse_write_in))
+
+
+cdef tuple decode(Request request, const char *body, const char *end, bytes written):
+    """The arguments of the operation, as pyfuse3 would give them; None for one that there is not.
+    `written`: what a WRITE brings, unless that lies behind its head."""
     cdef uint32_t opcode = request.opcode
     cdef const char *second
     ino = request.nodeid
@@ -663,10 +668,10 @@ cdef tuple decode(Request request, const char *body, const char *end):
         return ((<fuse_read_in *>body).fh, (<fuse_read_in *>body).offset,
                 (<fuse_read_in *>body).size)
     if opcode == FUSE_WRITE:
-        second = body + sizeof(fuse_write_in)
-        return ((<fuse_write_in *>body).fh, (<fuse_write_in *>body).offset,
-                PyBytes_FromStringAndSize(second, min(<Py_ssize_t>(<fuse_write_in *>body).size,
-                                                      <Py_ssize_t>(end - second))))
+        if written is None:
+            written = PyBytes_FromStringAndSize(body + sizeof(fuse_write_in),
+                                                written_bytes(body, end))
+        return ((<fuse_write_in *>body).fh, (<fuse_write_in *>body).offset, written)
     if opcode == FUSE_FLUSH:
         return ((<fuse_flush_in *>body).fh, request)
     if opcode == FUSE_RELEASE or opcode == FUSE_RELEASEDIR:

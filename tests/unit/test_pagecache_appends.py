@@ -4,6 +4,7 @@ import pytest
 import trio
 import trio.testing
 
+from radosmount.cache.flush import APPEND_ATTEMPT_COUNT_MAX
 from radosmount.errors import (
     QuotaExceeded,
     TimedOut,
@@ -150,6 +151,25 @@ async def test_long_append_beside_a_foreign_one(
     assert file.is_clean
     assert bench.stored() == b"start;aaa;b;c;theirs;dddddd;e;"
     assert await content(bench, file) == bench.stored()
+
+
+async def test_append_that_is_outrun(bench: CacheBench) -> None:
+    """Where others append before each try, it gives up after a while, and theirs is all there."""
+    file = bench.stored_file(b"start;")
+    await bench.cache.write(file, 0, b"ours;", is_append=True)
+    theirs = 0
+
+    async def append_theirs(call: object) -> None:
+        nonlocal theirs
+        if is_apply(call):  # type: ignore[arg-type]
+            theirs += 1
+            bench.store.put_now(file.key, (bench.stored() or b"") + b"theirs;")
+
+    bench.store.delay = append_theirs
+    await bench.cache.flush(file)
+    assert theirs == APPEND_ATTEMPT_COUNT_MAX
+    assert isinstance(file.error, VersionConflict)
+    assert bench.stored() == b"start;" + b"theirs;" * theirs
 
 
 async def test_flush_of_an_append_that_goes_on(
