@@ -6,8 +6,8 @@ belong to nobody who could be cancelled half way; who asked for one waits on its
 """
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any, Final, TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, TypeVar, TypeVarTuple
 
 import trio
 
@@ -16,31 +16,27 @@ from radosmount.cache.ticket import Deadlines, Progress, Ticket
 from radosmount.store.interface import ObjectKey
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
-class _Queue(deque[Ticket[Any]]):
-    """What was handed in for one object. `progress`: of the operation whose turn it is."""
-
-    def __init__(self, ticket: Ticket[Any]) -> None:
-        super().__init__((ticket,))
-        self.progress = Progress()
+class _Queue(deque[Ticket[Any]], Progress):
+    """What was handed in for one object. The progress is of the operation whose turn it is."""
 
 
 class _JointProgress(Progress):
     """That of several queues, as long as they are there."""
 
     def __init__(self, queues: Mapping[ObjectKey, _Queue], keys: tuple[ObjectKey, ...]) -> None:
-        super().__init__()
         self._queues = queues
         self._keys = keys
 
     def note(self) -> None:
         super().note()
         for queue in self._present():
-            queue.progress.note()
+            queue.note()
 
     def last_s(self) -> float:
-        return max([super().last_s(), *(queue.progress.last_s() for queue in self._present())])
+        return max([super().last_s(), *(queue.last_s() for queue in self._present())])
 
     def _present(self) -> list[_Queue]:
         return [self._queues[key] for key in self._keys if key in self._queues]
@@ -55,8 +51,8 @@ class Sequencer:
 
     def __init__(self, nursery: trio.Nursery, timeout_s: float) -> None:
         self._nursery = nursery
-        self._deadlines = Deadlines(nursery, timeout_s)
         self._queues: dict[ObjectKey, _Queue] = {}
+        self.settle: Final = Deadlines(nursery, timeout_s).settle  # to wait for a ticket's result
         self._spare: list[trio.lowlevel.Task] = []
 
     async def run(
@@ -69,9 +65,10 @@ class Sequencer:
 
         Raises: DeadlineExceeded, or what it raises.
         """
-        ticket = self.submit(key, lambda: operation(progress))
-        progress = self._queues[key].progress
-        return await self.settle(ticket, progress.last_s, key)
+        queue = self._queue(key)
+        ticket = Ticket(operation, queue)
+        queue.append(ticket)
+        return await self.settle(ticket, queue.last_s, key)
 
     async def run_in_both(
         self, key: ObjectKey, other: ObjectKey, operation: Callable[[Progress], Awaitable[T]]
@@ -85,46 +82,44 @@ class Sequencer:
         progress = _JointProgress(self._queues, (first, second))
 
         async def in_first_turn() -> T:
-            return await self.submit(second, lambda: operation(progress)).result()
+            return await self.submit(second, operation, progress).result()
 
         return await self.settle(self.submit(first, in_first_turn), progress.last_s, key)
-
-    def settle(
-        self,
-        ticket: Ticket[T],
-        progress_s: Callable[[], float],
-        key: ObjectKey,
-        since_s: float | None = None,
-    ) -> Coroutine[Any, Any, T]:
-        """Wait for a ticket's result; see `Deadlines.settle`."""
-        return self._deadlines.settle(ticket, progress_s, key, since_s)
 
     def note_progress(self, key: ObjectKey) -> None:
         """The operation whose turn it is was acknowledged something."""
         if (queue := self._queues.get(key)) is not None:
-            queue.progress.note()
+            queue.note()
 
-    def submit(self, key: ObjectKey, operation: Callable[[], Awaitable[T]]) -> Ticket[T]:
+    def submit(
+        self, key: ObjectKey, operation: Callable[[*Ts], Awaitable[T]], *arguments: *Ts
+    ) -> Ticket[T]:
         """Run `operation` when everything handed in before for `key` has ended."""
-        ticket = Ticket(operation)
-        queue = self._queues.get(key)
-        if queue is not None:
-            queue.append(ticket)
-        else:
-            self._queues[key] = _Queue(ticket)
-            self._start(key)
+        ticket = Ticket(operation, *arguments)
+        self._queue(key).append(ticket)
         return ticket
 
     def is_idle(self, key: ObjectKey) -> bool:
         return key not in self._queues
 
-    def _start(self, key: ObjectKey) -> None:
-        if self._spare:
-            switching.wake(self._spare.pop(), key)
-        else:
-            self._nursery.start_soon(self._work, key)
+    def _queue(self, key: ObjectKey) -> _Queue:
+        """To be appended to at once: it is worked off from the next suspension on."""
+        queue = self._queues.get(key)
+        if queue is None:
+            queue = self._queues[key] = _Queue()
+            if self._spare:
+                switching.wake(self._spare.pop(), key)
+            else:
+                self._nursery.start_soon(self._work, key)
+        return queue
 
     async def _work(self, key: ObjectKey) -> None:
+        task = switching.current_task()
+
+        def leave(_: object) -> trio.lowlevel.Abort:
+            self._spare.remove(task)
+            return trio.lowlevel.Abort.SUCCEEDED
+
         while True:
             queue = self._queues[key]
             try:
@@ -135,16 +130,5 @@ class Sequencer:
                 del self._queues[key]
             if len(self._spare) >= SPARE_TASK_COUNT_MAX:
                 return
-            key = await self._next()
-
-    async def _next(self) -> ObjectKey:
-        """The key of a queue that has begun."""
-        task = switching.current_task()
-        self._spare.append(task)
-
-        def leave(_: object) -> trio.lowlevel.Abort:
-            self._spare.remove(task)
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        key: ObjectKey = await switching.park(leave)
-        return key
+            self._spare.append(task)
+            key = await switching.park(leave)  # until another queue has begun

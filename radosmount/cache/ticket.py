@@ -6,7 +6,7 @@ task that looks after the deadlines of all.
 
 import math
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar, TypeVarTuple
 
 import outcome
 import trio
@@ -17,6 +17,7 @@ from radosmount.errors import DeadlineExceeded
 from radosmount.store.interface import ObjectKey
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 # Long enough for an OSD that works again to show it.
 WAIT_S_MIN: Final = 3.0
@@ -25,10 +26,11 @@ WAIT_S_MIN: Final = 3.0
 class Ticket(Generic[T]):
     """One operation that was handed in: done or not, and how it ended."""
 
-    __slots__ = ("_failure", "_operation", "_result", "_waiting", "is_done")
+    __slots__ = ("_arguments", "_failure", "_operation", "_result", "_waiting", "is_done")
 
-    def __init__(self, operation: Callable[[], Awaitable[T]]) -> None:
-        self._operation = operation
+    def __init__(self, operation: Callable[[*Ts], Awaitable[T]], *arguments: *Ts) -> None:
+        self._operation: Callable[..., Awaitable[T]] = operation
+        self._arguments = arguments
         self._result: T
         self._failure: BaseException | None = None
         self._waiting: list[trio.lowlevel.Task] = []
@@ -36,7 +38,7 @@ class Ticket(Generic[T]):
 
     async def run(self) -> None:
         try:
-            self._result = await self._operation()
+            self._result = await self._operation(*self._arguments)
         except BaseException as failure:
             frames = failure.__traceback__
             # Ours would hold this ticket, and so the failure itself.
@@ -78,23 +80,12 @@ class Ticket(Generic[T]):
         return self._result
 
 
-class _Wait:
-    __slots__ = ("key", "progress_s", "since_s", "started_s", "task", "ticket")
-
-    def __init__(
-        self,
-        ticket: Ticket[Any],
-        started_s: float,
-        since_s: float,
-        progress_s: Callable[[], float],
-        key: ObjectKey,
-    ) -> None:
-        self.task = switching.current_task()
-        self.ticket = ticket
-        self.started_s = started_s
-        self.since_s = since_s
-        self.progress_s = progress_s
-        self.key = key
+class _Wait(NamedTuple):
+    ticket: Ticket[Any]
+    key: ObjectKey
+    started_s: float
+    since_s: float
+    progress_s: Callable[[], float]
 
 
 class Deadlines:
@@ -107,7 +98,7 @@ class Deadlines:
     def __init__(self, nursery: trio.Nursery, timeout_s: float) -> None:
         self._nursery = nursery
         self._timeout_s = timeout_s
-        self._waits: set[_Wait] = set()
+        self._waits: dict[trio.lowlevel.Task, _Wait] = {}
         self._is_looked_after = False
         self._sleep = trio.CancelScope()
         self._sleeps_until_s = math.inf  # its deadline
@@ -126,50 +117,52 @@ class Deadlines:
         Raises: DeadlineExceeded, not before `WAIT_S_MIN`; the operation goes on all the same.
         """
         if not ticket.is_done:
-            now_s = switching.current_time()
-            wait = _Wait(ticket, now_s, now_s if since_s is None else since_s, progress_s, key)
-            self._waits.add(wait)
-            self._look_after(wait)
+            task, now_s = switching.current_task(), switching.current_time()
+            begun_s = now_s if since_s is None else since_s
+            self._waits[task] = wait = _Wait(ticket, key, now_s, begun_s, progress_s)
+            if not self._is_looked_after or begun_s + self._timeout_s < self._sleeps_until_s:
+                self._look_after(wait)
             try:
                 await ticket.done()
             finally:
-                self._waits.discard(wait)
+                self._waits.pop(task, None)
         return ticket.answer()
 
     def _look_after(self, wait: _Wait) -> None:
+        """It may be due before all others."""
         if not self._is_looked_after:
             self._is_looked_after = True
             self._nursery.start_soon(keep_running, "ending waits", self._end_overdue)
-        elif wait.since_s + self._timeout_s < self._sleeps_until_s:  # else it is not due before
+        else:
             self._sleeps_until_s = min(self._sleeps_until_s, self._deadline_s(wait))
             self._sleep.deadline = self._sleeps_until_s
 
     async def _end_overdue(self) -> None:
         """Ends when nobody waits; it may sleep on for one time-out before it notices."""
         while self._waits:
-            self._sleeps_until_s = min(map(self._deadline_s, self._waits))
+            self._sleeps_until_s = min(map(self._deadline_s, self._waits.values()))
             with trio.CancelScope(deadline=self._sleeps_until_s) as self._sleep:
                 await trio.sleep_forever()
             now_s = switching.current_time()
-            for wait in [w for w in self._waits if self._deadline_s(w) <= now_s]:
-                self._interrupt(wait)
+            for task, wait in list(self._waits.items()):
+                if self._deadline_s(wait) <= now_s:
+                    self._interrupt(task, wait)
         self._is_looked_after = False
 
     def _deadline_s(self, wait: _Wait) -> float:
         deadline_s = max(wait.since_s, wait.progress_s()) + self._timeout_s
         return max(deadline_s, wait.started_s + min(WAIT_S_MIN, self._timeout_s))
 
-    def _interrupt(self, wait: _Wait) -> None:
-        self._waits.discard(wait)
+    def _interrupt(self, task: trio.lowlevel.Task, wait: _Wait) -> None:
+        del self._waits[task]
         text = f"{wait.key.name!r}: nothing was acknowledged for {self._timeout_s:g} s"
-        wait.ticket.interrupt(wait.task, DeadlineExceeded(text))
+        wait.ticket.interrupt(task, DeadlineExceeded(text))
 
 
 class Progress:
     """When an operation was last acknowledged anything (trio's clock)."""
 
-    def __init__(self) -> None:
-        self._last_s = switching.current_time()
+    _last_s = -math.inf
 
     def note(self) -> None:
         self._last_s = switching.current_time()
