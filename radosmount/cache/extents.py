@@ -27,9 +27,9 @@ class _Block:
 
     __slots__ = ("buffers", "starts")
 
-    def __init__(self) -> None:
-        self.starts: list[int] = []
-        self.buffers: list[bytes | bytearray] = []
+    def __init__(self, start: int, data: Buffer) -> None:
+        self.starts = [start]
+        self.buffers: list[bytes | bytearray] = [bytes(data)]
 
     def write(self, start: int, data: Buffer) -> int:
         """Overwrite from `start`; return by how many bytes the block's extents grew."""
@@ -136,7 +136,8 @@ class ExtentMap:
     def _write_block(self, offset: int, data: Buffer) -> int:
         block = self._blocks.get(offset // BLOCK_BYTES)
         if block is None:
-            block = self._blocks[offset // BLOCK_BYTES] = _Block()
+            self._blocks[offset // BLOCK_BYTES] = _Block(offset, data)
+            return len(data)
         return block.write(offset, data)
 
     def overlaps(self, offset: int, length: int) -> Iterator[tuple[int, memoryview]]:

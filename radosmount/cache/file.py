@@ -17,7 +17,7 @@ Its states are in `filestate`.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Final
 
 from radosmount.cache.changes import Attempt, Changes, Flight, PartlyStored
@@ -126,13 +126,9 @@ class CachedFile:
         assert self._flight is not None
         return self._flight
 
-    @property
-    def is_clean(self) -> bool:
-        return self.state is FileState.CLEAN
-
-    @property
-    def needs_flush(self) -> bool:
-        return self.state in (FileState.DIRTY, FileState.REDIRTIED)
+    # Properties, too, but without a call: every request asks for them, some many times.
+    is_clean: bool = property(attrgetter("state.is_clean"))  # type: ignore[assignment]
+    needs_flush: bool = property(attrgetter("state.needs_flush"))  # type: ignore[assignment]
 
     @property
     def flight_count(self) -> int:
@@ -284,11 +280,11 @@ class CachedFile:
 
         `whole_bytes_max`: up to that size a file that is rewritten whole is one flight.
         """
-        is_whole = self.is_rewritten_whole and self.size <= whole_bytes_max
+        is_split = self._is_split and not (self.is_rewritten_whole and self.size <= whole_bytes_max)
         self._apply(FileEvent.WRITE_STARTED)
         changes, self._dirty = self._dirty, Changes()
         self._flight = self._as_flight(changes, self._is_append)
-        if self._is_split and not is_whole:
+        if is_split:
             del self._append_starts[0]
             self._flight = replace(self._flight, size=self._append_starts[0])
             self._dirty = changes.split(self._flight.size)

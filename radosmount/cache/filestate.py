@@ -13,11 +13,17 @@ from typing import Final
 
 
 class FileState(enum.Enum):
+    """`needs_flush`: there is something that no flush under way stores."""
+
     __hash__ = object.__hash__  # by identity, as they are compared; Enum's own is Python
-    CLEAN = "clean"  # the store has everything
-    DIRTY = "dirty"  # it does not, and no flush is under way
-    WRITING = "writing"  # a flush of exactly what differs is under way
-    REDIRTIED = "redirtied"  # a flush is under way and already outdated
+    CLEAN = "clean", False  # the store has everything
+    DIRTY = "dirty", True  # it does not, and no flush is under way
+    WRITING = "writing", False  # a flush of exactly what differs is under way
+    REDIRTIED = "redirtied", True  # a flush is under way and already outdated
+
+    def __init__(self, text: str, needs_flush: bool) -> None:
+        self.is_clean = text == "clean"
+        self.needs_flush = needs_flush
 
 
 class FileEvent(enum.Enum):

@@ -46,6 +46,8 @@ from radosmount.store.interface import (
 APPEND_ATTEMPT_COUNT_MAX: Final = 100
 PARALLEL_OPERATION_COUNT_MAX: Final = 4
 
+_WRITING_STEPS: Final = (Write, WriteFull)
+
 
 class FlushFailed(Exception):
     """A flush was not stored, or not all of it. `begun`: what its first operation made of the
@@ -103,21 +105,19 @@ class Flusher:
             try:
                 if file.has_many_attempts:
                     await self._outdate_attempts(file)
-                return await self._send_first(file, notice)
+                return await self._send_first(file, file.current_flight, notice)
             except (ObjectExists, ObjectNotFound, VersionConflict) as refusal:
                 if not await self._rebase(file):
                     text = f"{file.key.name!r}: another client has changed it since it was opened"
                     raise VersionConflict(text) from refusal
         raise VersionConflict(f"{file.key.name!r}: others append without end")
 
-    async def _send_first(self, file: CachedFile, notice: Notice | None) -> tuple[Plan, int]:
-        flight = file.current_flight
-        plan = self._plan(flight)
-        first = plan.first
-        if notice is not None and plan.is_one:
-            first = Change(first.steps, first.guard, first.mtime_s, notice)
+    async def _send_first(
+        self, file: CachedFile, flight: Flight, notice: Notice | None
+    ) -> tuple[Plan, int]:
+        plan = self._plan(flight, notice)
         try:
-            return plan, await self._apply(file, first)
+            return plan, await self._apply(file, plan.first)
         except StoreError as failure:
             if failure.is_outcome_unknown:
                 file.remember_attempt(_attempt(plan.first, plan, flight, flight.is_append))
@@ -156,9 +156,9 @@ class Flusher:
             await self._store.stat(key)
             raise ObjectExists(f"{key.name!r}")
 
-    def _plan(self, flight: Flight) -> Plan:
-        config = self._config
-        return plan_flush(flight, config.atomic_max_bytes, self._store.limits, config.conflict)
+    def _plan(self, flight: Flight, notice: Notice | None = None) -> Plan:
+        config, limits = self._config, self._store.limits
+        return plan_flush(flight, config.atomic_max_bytes, limits, config.conflict, notice)
 
     async def _rebase(self, file: CachedFile) -> bool:
         """Put a refused flight upon the object as it is now, where that overwrites nobody.
@@ -252,7 +252,7 @@ class Flusher:
     async def _apply(self, file: CachedFile, change: Change) -> int:
         byte_count = 0
         for step in change.steps:
-            if isinstance(step, Write | WriteFull):
+            if isinstance(step, _WRITING_STEPS):
                 byte_count += len(step.data)
         if not self._room.try_take(file, byte_count):
             await self._room.take(file, byte_count)
@@ -272,7 +272,7 @@ def _attempt(change: Change, plan: Plan, flight: Flight, is_append: bool) -> Att
     pieces = tuple(
         (step.offset if isinstance(step, Write) else 0, len(step.data), _digest(step.data))
         for step in change.steps
-        if isinstance(step, Write | WriteFull) and step.data
+        if isinstance(step, _WRITING_STEPS) and step.data
     )
     return Attempt(plan.size_min, flight.size, plan.begun.mtime_s, is_append, pieces)
 

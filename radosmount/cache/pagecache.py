@@ -113,8 +113,8 @@ class PageCache:
         length = min(length, file.size - offset)
         if length <= 0:
             return b""
-        held = file.held_within(offset, length)
-        if file.covers(offset, length):
+        held = [] if file.is_clean else file.held_within(offset, length)
+        if not file.is_clean and file.covers(offset, length):
             content = bytearray(length)
             lay_over(content, offset, held)
             return content
@@ -262,7 +262,9 @@ class PageCache:
     async def run(self) -> None:
         """Write back what has waited long enough, and try again what failed. Until the end."""
         while not self._is_ending:
-            await self._has_dirty.wait()
+            if not self._dirty:
+                self._has_dirty = trio.Event()
+                await self._has_dirty.wait()
             await trio.sleep(min(TICK_S, self._config.dirty_expire_s))
             for step in (self._look_for_stalls, self._flush_due, self._relieve):
                 with contained("writing back"):
@@ -316,7 +318,7 @@ class PageCache:
         if schedule.running is not None and not file.needs_flush:
             return schedule.running
         key = file.key
-        ticket = self._sequencer.submit(key, lambda: self._run_flush(file, key, notice))
+        ticket = self._sequencer.submit(key, self._run_flush, file, key, notice)
         schedule.ask(ticket, switching.current_time())
         return ticket
 
@@ -445,8 +447,6 @@ class PageCache:
     def _forget(self, file: CachedFile) -> None:
         self._dirty.pop(file, None)
         self._stalls.forget(file)
-        if not self._dirty:
-            self._has_dirty = trio.Event()
 
     # Room
 

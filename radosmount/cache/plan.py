@@ -20,6 +20,7 @@ from radosmount.store.interface import (
     Existence,
     Guard,
     Limits,
+    Notice,
     ObjectStat,
     RemoveXattr,
     SetXattr,
@@ -58,8 +59,13 @@ class Plan:
 
 
 def plan_flush(
-    flight: Flight, atomic_max_bytes: int, limits: Limits, conflict: ConflictMode
+    flight: Flight,
+    atomic_max_bytes: int,
+    limits: Limits,
+    conflict: ConflictMode,
+    notice: Notice | None = None,
 ) -> Plan:
+    """`notice`: goes with the operation where it is one."""
     guard = _guard(flight, conflict)
     mtime_s = flight.changes.mtime_s
     assert mtime_s is not None
@@ -68,19 +74,20 @@ def plan_flush(
         making = () if content else (Create(),)  # else an empty object keeps its mtime
         steps: tuple[Step, ...] = (*making, WriteFull(content), *_xattr_steps(flight))
         begun = ObjectStat(flight.size, mtime_s, 0)
-        return Plan(Change(steps, guard, mtime_s), iter(()), begun, flight.size, content)
+        return Plan(Change(steps, guard, mtime_s, notice), iter(()), begun, flight.size, content)
     leading = [*_resize_steps(flight, limits), *_xattr_steps(flight)]
     batches = _batches(flight, limits.operation_bytes_max)
     steps = (*leading, *_writes(next(batches, []))) or (Create(),)  # mtime alone
     end = _end_of(steps)
     second = next(batches, None)
+    is_one = second is None
     following = itertools.chain(() if second is None else (second,), batches)
     return Plan(
-        Change(steps, guard, mtime_s),
+        Change(steps, guard, mtime_s, notice if is_one else None),
         (Change(_writes(batch), Existence.PRESENT, mtime_s) for batch in following),
         ObjectStat(max(flight.kept_size, end), mtime_s, 0),
         max(flight.kept_size_min, end),
-        is_one=second is None,
+        is_one=is_one,
     )
 
 
@@ -169,7 +176,10 @@ def _first_split(
 
 def gives_xattrs(steps: tuple[Step, ...]) -> bool:
     """Whether the object has others than that of `posix` afterwards, if it had none before."""
-    return any(isinstance(step, SetXattr) and step.name != posix.XATTR for step in steps)
+    for step in steps:  # noqa: SIM110 # a generator costs calls, at every flush
+        if isinstance(step, SetXattr) and step.name != posix.XATTR:
+            return True
+    return False
 
 
 def _end_of(steps: tuple[Step, ...]) -> int:

@@ -83,9 +83,10 @@ class HandleAhead:
         )
 
     def covering(self, offset: int, length: int) -> list[Chunk]:
-        """The chunks that together have these bytes, or will have; none if one is missing."""
+        """The chunks, of which there are some, that together have these bytes, or will have; none
+        if one is missing."""
         end, chunks = offset + length, self.chunks
-        if not chunks or offset < chunks[0].offset or end > chunks[-1].end:
+        if offset < chunks[0].offset or end > chunks[-1].end:
             return []
         return [chunk for chunk in chunks if chunk.offset < end and chunk.end > offset]
 
@@ -122,7 +123,8 @@ class ReadAhead:
 
     def close(self, ahead: HandleAhead) -> None:
         """The handle is gone."""
-        self._drop(ahead)
+        if ahead.chunks:
+            self._drop(ahead)
 
     def _note_read(
         self, ahead: HandleAhead, file: CachedFile, offset: int, length: int
@@ -137,11 +139,12 @@ class ReadAhead:
         length = min(length, file.size - offset)
         if length <= 0:
             return []
-        chunks = ahead.covering(offset, length)
+        chunks = ahead.covering(offset, length) if ahead.chunks else []
         if not ahead.scan.note(offset, length):
             self._drop(ahead)
             ahead.is_deep = False
-        self._drop_passed(ahead)
+        if ahead.chunks:
+            self._drop_passed(ahead)
         ahead.is_deep = ahead.is_deep or ahead.asked_bytes >= DEEP_BYTES
         if ahead.scan.window_bytes and not ahead.is_deep:
             ahead.read_s = switching.current_time()

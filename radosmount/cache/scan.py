@@ -40,7 +40,7 @@ class Scan:
         self.run_bytes = 0
         self.read_count = 0  # of the run
         self.fetched_to = 0  # what lies below it is not wanted any more
-        self._early: list[tuple[int, int, int]] = []  # (start, end, read count), sorted, disjoint
+        self._early: list[tuple[int, int, int]] = []  # (end, start, read count), sorted, disjoint
 
     @property
     def window_bytes(self) -> int:
@@ -71,7 +71,7 @@ class Scan:
         if window_bytes <= 0:
             return None
         start = max(self.fetched_to, self.end)
-        if self._early and self._early[-1][1] > start:
+        if self._early and self._early[-1][0] > start:
             return None
         chunk_bytes = min(1 << (window_bytes.bit_length() - 1), CHUNK_BYTES_MAX)
         stop = start - start % chunk_bytes + chunk_bytes
@@ -106,28 +106,28 @@ class Scan:
             self.run_bytes += end - self.end
             self.read_count += read_count
             self.end = end
-            while self._early and self._early[0][1] <= self.end:
+            while self._early and self._early[0][0] <= self.end:
                 self.read_count += self._early.pop(0)[2]
-            if not self._early or self._early[0][0] > self.end:
+            if not self._early or self._early[0][1] > self.end:
                 return
-            _, end, read_count = self._early.pop(0)
+            end, _, read_count = self._early.pop(0)
 
     def _note_early(self, offset: int, end: int) -> bool:
         """Keep it, joined to those that it touches."""
         early, read_count = self._early, 1
-        first = bisect_left(early, offset, key=lambda part: part[1])
-        if first < len(early) and early[first][0] <= offset and end <= early[first][1]:
+        first = bisect_left(early, (offset,))
+        if first < len(early) and early[first][1] <= offset and end <= early[first][0]:
             return True  # once more
-        while first < len(early) and early[first][0] <= end:
-            start, stop, count = early.pop(first)
+        while first < len(early) and early[first][1] <= end:
+            stop, start, count = early.pop(first)
             offset, end, read_count = min(offset, start), max(end, stop), read_count + count
-        early.insert(first, (offset, end, read_count))
+        early.insert(first, (end, offset, read_count))
         if read_count >= SKIP_READ_COUNT or len(early) > EARLY_COUNT_MAX:
             return self._skip_to(first)
         return True
 
     def _skip_to(self, index: int) -> bool:
-        start, end, read_count = self._early[index]
+        end, start, read_count = self._early[index]
         if start - self.end > self.run_bytes // SKIPPED_FRACTION:
             return self._restart(start, end, read_count)
         del self._early[: index + 1]

@@ -58,6 +58,8 @@ class Stalls:
 
     def forget(self, file: CachedFile) -> None:
         """It was stored, or there is nothing to store any more."""
+        if not self._failed:
+            return
         self._failed.pop(file, None)
         refused = self._refused.get(file.key.pool_id, set())
         refused.discard(file)

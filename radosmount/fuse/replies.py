@@ -33,7 +33,8 @@ def answers(handler: Handler[S, P, T]) -> Handler[S, P, T]:
         try:
             return await handler(self, *args, **kwargs)
         except Exception as failure:  # not BaseException: trio.Cancelled must pass
-            raise fuse_error_of(failure, handler.__name__, args) from failure
+            errno_ = errno_of(failure, handler.__name__, args)
+            raise pyfuse3.FUSEError(errno_) from failure
 
     return cast(Handler[S, P, T], wrapper)
 
@@ -44,12 +45,13 @@ def without_answers(method: Any) -> Any:
     return method if bare is None else types.MethodType(bare, method.__self__)
 
 
-def fuse_error_of(failure: Exception, name: str, args: tuple[object, ...]) -> pyfuse3.FUSEError:
+def errno_of(failure: Exception, name: str, args: tuple[object, ...]) -> int:
     """What a handler called `name` answers; logged, if it is of any interest."""
-    if isinstance(failure, pyfuse3.FUSEError):
-        return failure
     if isinstance(failure, RadosmountError):
-        log.log(failure.log_level, "%s: %s", name, failure)
-        return pyfuse3.FUSEError(failure.errno)
+        if log.isEnabledFor(failure.log_level):
+            log.log(failure.log_level, "%s: %s", name, failure)
+        return failure.errno
+    if isinstance(failure, pyfuse3.FUSEError):
+        return failure.errno
     log.error("%s%r: unexpected", name, args, exc_info=failure)
-    return pyfuse3.FUSEError(errno.EIO)
+    return errno.EIO

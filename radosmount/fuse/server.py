@@ -23,7 +23,7 @@ from radosmount import switching
 from radosmount.errors import RadosmountError
 from radosmount.fuse.encoders import NAME_BYTES_MAX, UNIT_BYTES, kept_s
 from radosmount.fuse.operations import Operations, is_direct_io, may_replace_by
-from radosmount.fuse.replies import fuse_error_of, without_answers
+from radosmount.fuse.replies import errno_of, without_answers
 from radosmount.store.interface import Notice
 from radosmount.vfs.attributes import PREFERRED_IO_BYTES, AttributeChange, Attributes
 from radosmount.vfs.directories import BareName
@@ -187,7 +187,7 @@ class Server:
                     device.reply(request, value)
             except Exception as failure:  # not BaseException: trio.Cancelled must pass
                 name = _device.OPCODES[request.opcode]
-                device.fail(request, fuse_error_of(failure, name, request.arguments).errno)
+                device.fail(request, errno_of(failure, name, request.arguments))
             finally:
                 if request.notice:
                     device.notice_count -= 1

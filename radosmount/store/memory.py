@@ -37,7 +37,7 @@ from radosmount.store.interface import (
 from radosmount.store.memory_object import MemoryObject, changed
 
 _MIB: Final = 1 << 20
-_BATCH_COUNT: Final = 1000
+BATCH_COUNT: Final = 1000
 _OMAP_PAGE_COUNT: Final = 1024
 _NAME_BYTES_MAX: Final = 2048
 _TOTAL_BYTES: Final = 1 << 40
@@ -257,10 +257,10 @@ class MemoryStore:
         async with self._call(Call("list_objects")):
             self._readable_state(pool_id)
             keys = [key for key in self._objects if key[:2] == (pool_id, namespace)]
-        for start in range(0, len(keys), _BATCH_COUNT):
+        for start in range(0, len(keys), BATCH_COUNT):
             async with self._call(Call("list_objects")):
                 self._readable_state(pool_id)
-                batch = [key for key in keys[start : start + _BATCH_COUNT] if key in self._objects]
+                batch = [key for key in keys[start : start + BATCH_COUNT] if key in self._objects]
             if batch:
                 yield [ListedObject(key.namespace, key.name, key.locator) for key in batch]
 

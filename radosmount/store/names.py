@@ -96,7 +96,7 @@ _LOCATOR_TOKENS: Final[_Tokens] = (_NUL, _SLASH)
 _POOL_TOKENS: Final[_Tokens] = (_NUL, _SLASH, _DOTS)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Grammar:
     """One view of the names in a pool: `FLAT` or `TREE`.
 
@@ -144,7 +144,7 @@ class Grammar:
 
     def object_of(self, path: Path, *, beside_directory: bool = False) -> ObjectName:
         """The object that has this path: the exact inverse of `path_of`, or InvalidPath."""
-        plain = self._plain(path)
+        plain = self.plain(path)
         if plain and not beside_directory:
             return ObjectName(plain, b"")
         texts = _uncut(path)
@@ -168,10 +168,10 @@ class Grammar:
         """
         if not directory or is_continuation(directory[-1]):
             raise InvalidPath(f"no directory of the tree: {b'/'.join(directory)!r}")
-        plain = self._plain(directory)
+        plain = self.plain(directory)
         return plain + b"/" if plain else self.object_of((*directory, EMPTY_COMPONENT)).name
 
-    def _plain(self, path: Path) -> bytes:
+    def plain(self, path: Path) -> bytes:
         """The name that is its own path, where it is that one; else b""."""
         plain = b"/".join(path)
         is_own = self._unescaped.fullmatch(plain) and plain.count(b"/") == len(path) - 1

@@ -58,8 +58,8 @@ def attributes_of(
             kept = node.marker.posix or kept
             mtime_ns = kept.exact_mtime_ns(node.marker.mtime_s)
         mtime_ns = max(mtime_ns, node.changed_ns)
-    mode = stat.S_IFDIR | _permissions(kept, view.directory_mode)
-    uid, gid = _owner(kept, view)
+    permissions, uid, gid = _access(kept, view, view.directory_mode)
+    mode = stat.S_IFDIR | permissions
     return Attributes(node.ino, mode, nlink, uid, gid, 0, mtime_ns, valid_s)
 
 
@@ -71,22 +71,18 @@ def link_target(node: FileNode) -> bytes | None:
 
 def _file_attributes(node: FileNode, view: ViewConfig, valid_s: float) -> Attributes:
     file, kept = node.file, node.file.posix
-    target = link_target(node)
-    mode = stat.S_IFREG | _permissions(kept, view.file_mode)
-    size = file.size
-    if target is not None:
+    permissions, uid, gid = _access(kept, view, view.file_mode)
+    mode, size = stat.S_IFREG | permissions, file.size
+    if kept.target is not None and (target := link_target(node)) is not None:
         mode, size = stat.S_IFLNK | 0o777, len(target)
     nlink = 0 if file.is_unlinked else 1
-    uid, gid = _owner(kept, view)
     return Attributes(
         node.ino, mode, nlink, uid, gid, size, kept.exact_mtime_ns(file.mtime_s), valid_s
     )
 
 
-def _permissions(kept: Posix, of_mount: int) -> int:
-    return of_mount if kept.mode is None else stat.S_IMODE(kept.mode)
-
-
-def _owner(kept: Posix, view: ViewConfig) -> tuple[int, int]:
+def _access(kept: Posix, view: ViewConfig, mode_of_mount: int) -> tuple[int, int, int]:
+    """Permission bits, uid and gid: what is kept, else the mount's."""
+    mode = mode_of_mount if kept.mode is None else stat.S_IMODE(kept.mode)
     uid = view.uid if kept.uid is None else kept.uid
-    return uid, view.gid if kept.gid is None else kept.gid
+    return mode, uid, view.gid if kept.gid is None else kept.gid

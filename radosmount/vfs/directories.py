@@ -33,14 +33,13 @@ from radosmount.store.interface import ObjectKey, ObjectStat, Store
 from radosmount.store.names import (
     BESIDE_DIRECTORY,
     COMPONENT_BYTES_MAX,
-    FLAT,
     TREE,
-    Grammar,
     InvalidPath,
     Path,
     is_continuation,
     pool_of,
 )
+from radosmount.vfs import keys
 from radosmount.vfs.forest import Forest
 from radosmount.vfs.listing import (
     DirectoryEntry,
@@ -51,7 +50,6 @@ from radosmount.vfs.listing import (
     tree_entries,
 )
 from radosmount.vfs.lookahead import LookAhead
-from radosmount.vfs.nameindex import NameIndex
 from radosmount.vfs.nodes import (
     DirectoryNode,
     Node,
@@ -59,7 +57,7 @@ from radosmount.vfs.nodes import (
     ObjectPlace,
     RootNode,
 )
-from radosmount.vfs.objects import Ask, Objects
+from radosmount.vfs.objects import Objects
 from radosmount.vfs.pools import Pools
 from radosmount.vfs.statahead import StatAhead
 
@@ -131,11 +129,12 @@ class Directories:
         if directory.path == (NAMESPACES,):
             return self._namespace(directory.place.pool_id, name)
         # These have no object of their own: they are there when they are asked for.
-        if _holds_namespaces(directory, name) or is_continuation(name):
+        if is_continuation(name) or (name == NAMESPACES and _holds_namespaces(directory, name)):
             return self._directory_node(directory.place, (*directory.path, name))
         if self._is_tree:
             return await self._child_of_tree(directory, name, caller)
-        return await self._objects.look_up(_key(directory, name), caller)
+        key = keys.of_file(directory.place, (*directory.path, name))
+        return await self._objects.look_up(key, caller)
 
     async def key_for_change(self, parent: int, name: bytes) -> ObjectKey:
         """The object that a file of that name is, in a pool that may be written to.
@@ -145,7 +144,10 @@ class Directories:
         """
         directory = await self._writable(parent)
         try:
-            return self._tree_key(directory, name) if self._is_tree else _key(directory, name)
+            path = (*directory.path, name)
+            if self._is_tree:
+                return self._keys(directory.place, path)[0]
+            return keys.of_file(directory.place, path)
         except NoSuchEntry as failure:
             raise InvalidCall(str(failure)) from failure
 
@@ -300,51 +302,45 @@ class Directories:
 
     async def _child_of_tree(self, directory: DirectoryNode, name: bytes, caller: int) -> Node:
         """Of a name that is both, only the index tells that it is a directory, too."""
-        node = DirectoryNode(directory.place, (*directory.path, name))
-        index: NameIndex | None
-        try:
-            index = await self._forest.tree(node.place).current(IMPLIED_FRESHNESS_S)
-        except StoreError:
-            index = None  # who asks for an object need not have the others'
-        if index is not None and index.has_directory(node.path):
-            return await self._known_node(node)
-        key = self._tree_key(directory, name)
-        is_new = index is None or not index.has_file(node.path)
-        is_marked: bool | None = None
+        place, path = directory.place, (*directory.path, name)
+        tree = self._forest.tree(place)
+        index = tree.known(IMPLIED_FRESHNESS_S)
+        if index is None:
+            with contextlib.suppress(StoreError):  # who asks for one need not have the others
+                index = await tree.current(IMPLIED_FRESHNESS_S)
+        is_file, is_directory = (False, False) if index is None else index.what_has(path)
+        if is_directory:
+            return await self._known_node(DirectoryNode(place, path))
+        key, possible_marker = self._keys(place, path)
+        marker_key = None if is_file else possible_marker
+        is_marker_asked, marker = False, None
 
         async def ask_both(key: ObjectKey) -> ObjectStat:
             """The object and the marker at once."""
-            nonlocal is_marked
+            nonlocal is_marker_asked, marker
+            assert marker_key is not None
             found, marker = await self._store.stat_or_other(key, marker_key)
             if found is None:
-                is_marked = self._note_marker(node, marker_key, marker)
+                is_marker_asked = True
                 raise ObjectNotFound(f"{key.name!r}")
             return found
 
-        ask: Ask | None = None
-        if is_new:
-            try:
-                marker_key = self._marker(node)
-                ask = ask_both
-            except InvalidCall:
-                ask = None  # there can be none
         try:
-            return await self._look_up(key, caller, ask)
+            return await self._objects.look_up(key, caller, ask_both if marker_key else None)
         except NoSuchEntry:
-            if is_marked is None:
+            if is_marker_asked and marker is None and tree.lacks(path, IMPLIED_FRESHNESS_S):
+                raise
+            self._forest.note(key, False)
+            node = DirectoryNode(place, path)
+            if is_marker_asked and marker_key:
+                is_marked = self._note_marker(node, marker_key, marker)
+            else:
                 is_marked = await self._is_marked(node)
             if not is_marked and not await self._is_implied(node):
                 raise
             if node.marker is None:
                 return self._directory_node(node.place, node.path)
         return self.take_marker(node, node.marker)
-
-    async def _look_up(self, key: ObjectKey, caller: int, ask: Ask | None) -> Node:
-        try:
-            return await self._objects.look_up(key, caller, ask)
-        except NoSuchEntry:
-            self._forest.note(key, False)
-            raise
 
     async def _is_there(self, node: DirectoryNode) -> bool:
         """Whether it has a marker, or objects below it."""
@@ -374,18 +370,22 @@ class Directories:
         index = self._forest.index(node.place)
         return index is not None and index.has_directory(node.path)
 
-    def _tree_key(self, directory: DirectoryNode, name: bytes) -> ObjectKey:
-        """Raises: NoSuchEntry for a name that no object has."""
-        is_beside = name.endswith(BESIDE_DIRECTORY) and self._is_beside(directory, name)
-        return _key(directory, name, TREE, is_beside)
+    def _keys(self, place: ObjectPlace, path: Path) -> tuple[ObjectKey, ObjectKey | None]:
+        """The file and the directory's marker of a path of the tree view, if there can be one.
 
-    def _is_beside(self, directory: DirectoryNode, name: bytes) -> bool:
+        Raises: NoSuchEntry for a name that no object has; NameTooLong.
+        """
+        if path[-1].endswith(BESIDE_DIRECTORY) and self._is_beside(place, path):
+            return keys.of_file(place, path, TREE, is_beside=True), keys.marker(place, path)
+        return keys.of_tree(place, path)
+
+    def _is_beside(self, place: ObjectPlace, path: Path) -> bool:
         """Whether it is the second spelling of a file whose first one is a directory's."""
         try:
-            found = TREE.object_of((*directory.path, name), beside_directory=True)
+            found = TREE.object_of(path, beside_directory=True)
         except InvalidPath:
             return False
-        return self._has_directory(DirectoryNode(directory.place, TREE.path_of(*found)))
+        return self._has_directory(DirectoryNode(place, TREE.path_of(*found)))
 
     async def _check_empty(self, parent: int, name: bytes) -> None:
         """Raises: DirectoryNotEmpty; as `key_for_change`."""
@@ -416,7 +416,7 @@ class Directories:
             raise NotPermitted("the root holds pools only: `ceph osd pool create` makes one")
         if directory.path == (NAMESPACES,):
             raise NotPermitted("a namespace is made by its first object")
-        await self._pools.check_writable(directory.place.pool_id, directory.place.namespace)
+        await self._pools.check_writable(directory.place)
         return directory
 
     def _namespace(self, pool_id: int, component: bytes) -> Node:
@@ -429,11 +429,10 @@ class Directories:
 
     def _marker(self, node: DirectoryNode) -> ObjectKey:
         """Raises: InvalidCall where no object lies below a directory of that path."""
-        try:
-            name = TREE.prefix_of(node.path)
-        except InvalidPath as failure:
-            raise InvalidCall(str(failure)) from failure
-        return ObjectKey(node.place.pool_id, node.place.namespace, name)
+        key = keys.marker(node.place, node.path)
+        if key is None:
+            raise InvalidCall(f"no directory of the tree: {b'/'.join(node.path)!r}")
+        return key
 
     def _opened(self, ino: int, batches: AsyncIterator[list[DirectoryEntry]]) -> OpenDirectory:
         listing = Listing(batches)
@@ -474,17 +473,3 @@ class Directories:
 def _holds_namespaces(directory: DirectoryNode, name: bytes) -> bool:
     is_pool = not directory.path and not directory.place.namespace
     return is_pool and name == NAMESPACES
-
-
-def _key(
-    directory: DirectoryNode, name: bytes, grammar: Grammar = FLAT, is_beside: bool = False
-) -> ObjectKey:
-    """Raises: NoSuchEntry for a name that no object has; NameTooLong."""
-    if len(name) > COMPONENT_BYTES_MAX:  # the kernel lets through more
-        raise NameTooLong(f"a component of {len(name)} bytes")
-    try:
-        found = grammar.object_of((*directory.path, name), beside_directory=is_beside)
-    except InvalidPath as failure:
-        raise NoSuchEntry(str(failure)) from failure
-    place = directory.place
-    return ObjectKey(place.pool_id, place.namespace, found.name, found.locator)

@@ -5,11 +5,12 @@ handles are numbers, failures are `errors`. How objects are found, removed and r
 directories and xattrs are, stands in the modules beside.
 """
 
+import functools
 import logging
 import os
 import stat
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -228,8 +229,8 @@ class Filesystem:
         """
         node = self._nodes[ino]
         if mask & os.W_OK and isinstance(node, FileNode | DirectoryNode):
-            place = node.file.key if isinstance(node, FileNode) else node.place
-            await self._pools.check_writable(place.pool_id, place.namespace)
+            place = node.file.key[:2] if isinstance(node, FileNode) else node.place
+            await self._pools.check_writable(place)
         if mask & os.X_OK and isinstance(node, FileNode):
             mode = (await self.get_attributes(ino)).mode
             if stat.S_ISREG(mode) and not mode & 0o111:
@@ -247,8 +248,7 @@ class Filesystem:
         self._metadata.check(self._attributes(node), change)
         is_kept = self._metadata.is_kept(change)
         if isinstance(node, FileNode):
-            key = node.file.key
-            await self._pools.check_writable(key.pool_id, key.namespace)
+            await self._pools.check_writable(node.file.key[:2])
             if change.size is not None:
                 await self._truncate(node, change.size, handle)
             if is_kept:
@@ -426,8 +426,8 @@ class Filesystem:
 
     # Inside
 
-    async def _remove(self, key: ObjectKey, notice: Notice | None = None) -> None:
-        await self._sequencer.run(key, lambda progress: self._removal.remove(key, progress, notice))
+    def _remove(self, key: ObjectKey, notice: Notice | None = None) -> Awaitable[None]:
+        return self._sequencer.run(key, functools.partial(self._removal.remove, key, notice=notice))
 
     def _attributes(self, node: Node, valid_s: float = 0.0) -> Attributes:
         nlink = 1 if isinstance(node, FileNode) else self._directories.link_count(node)
@@ -449,7 +449,7 @@ class Filesystem:
         if marker is None:
             self._metadata.refuse(self._attributes(node), change)
             return
-        await self._pools.check_writable(marker.pool_id, marker.namespace)
+        await self._pools.check_writable(marker[:2])
         found = await self._metadata.set_of_directory(marker, change)
         known = self._directories.take_marker(node, found)
         if change.mtime_ns is not None:

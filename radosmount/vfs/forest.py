@@ -21,7 +21,8 @@ class Forest:
         self._store = store
         self._nodes = nodes
         self._nursery = nursery
-        self._trees: OrderedDict[ObjectPlace, Tree] = OrderedDict()  # the last used at the end
+        # By ObjectPlace; the last used at the end.
+        self._trees: OrderedDict[tuple[int, bytes], Tree] = OrderedDict()
 
     def tree(self, place: ObjectPlace) -> Tree:
         tree = self._trees.get(place)
@@ -43,6 +44,6 @@ class Forest:
 
     def note(self, key: ObjectKey, is_there: bool | None) -> None:
         """An object is there, or not any more; None: either."""
-        tree = self._trees.get(ObjectPlace(key.pool_id, key.namespace))
+        tree = self._trees.get(key[:2])  # equal to its ObjectPlace
         if tree is not None:
             tree.note(key, is_there)

@@ -3,7 +3,6 @@
 import itertools
 from typing import Generic, TypeVar
 
-from radosmount.cache.file import CachedFile
 from radosmount.cache.readahead import HandleAhead
 from radosmount.errors import RadosmountError
 from radosmount.store.interface import ReadResult
@@ -17,6 +16,7 @@ class FileHandle:
 
     def __init__(self, node: FileNode, is_writable: bool, is_append: bool) -> None:
         self.node = node
+        self.file = node.file
         self.is_writable = is_writable
         self.is_append = is_append
         self.is_direct = False  # the kernel's pages have no part in its reads
@@ -27,10 +27,6 @@ class FileHandle:
         self._heard_error_count = node.file.reported_error_count
         # That the writer knows of; an append goes behind whatever others have written.
         self.known_change_count = None if is_append else node.file.foreign_change_count
-
-    @property
-    def file(self) -> CachedFile:
-        return self.node.file
 
     @property
     def is_outdated(self) -> bool:

@@ -44,8 +44,9 @@ class NameIndex:
     def __init__(self) -> None:
         self._top = _Directory()
 
-    def add(self, found: ObjectName) -> None:
-        *parents, component = TREE.path_of(*found)
+    def add(self, name: bytes, locator: bytes = b"") -> None:
+        """An object is there."""
+        *parents, component = TREE.path_of(name, locator)
         directory = self._top
         for parent in parents:
             below = directory.directories.get(parent)
@@ -54,9 +55,9 @@ class NameIndex:
             directory = below
         directory.files[component] = None
 
-    def discard(self, found: ObjectName) -> None:
+    def discard(self, name: bytes, locator: bytes = b"") -> None:
         """Its directories go with it where nothing else is in them."""
-        path = TREE.path_of(*found)
+        path = TREE.path_of(name, locator)
         directories = [self._top]
         for parent in path[:-1]:
             below = directories[-1].directories.get(parent)
@@ -74,8 +75,14 @@ class NameIndex:
 
     def has_file(self, path: Path) -> bool:
         """Whether an object has that path, under its first spelling."""
-        directory = self._directory(path[:-1])
-        return directory is not None and path[-1] in directory.files
+        return self.what_has(path)[0]
+
+    def what_has(self, path: Path) -> tuple[bool, bool]:
+        """Whether a file has that path, under its first spelling; whether a directory has."""
+        above = self._directory(path[:-1])
+        if above is None:
+            return False, False
+        return path[-1] in above.files, path[-1] in above.directories
 
     def has_marker(self, path: Path) -> bool:
         """Whether a directory, as mkdir made it, is more than its names imply."""

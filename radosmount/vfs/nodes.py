@@ -240,7 +240,7 @@ class NodeTable:
     def set_root(self, root: Node) -> None:
         """Once, before any other node."""
         root.lookup_count = 1  # never forgotten
-        self._enter(root, ROOT_INO)
+        self._enter(root, ROOT_INO, root.identity)
 
     def __len__(self) -> int:
         return len(self._by_ino)
@@ -273,9 +273,10 @@ class NodeTable:
     def expect(self, key: ObjectKey) -> int | None:
         """The number that a file of that name gets, if it is made before `expect_no_more`; None
         where another has that number, or the name."""
-        ino = _hashed_ino(key)
-        is_free = ino > ROOT_INO and ino not in self._by_ino and ino not in self._expected
-        if not is_free or key in self._by_identity:
+        if key in self._by_identity:
+            return None
+        ino = self.file_number(key)
+        if ino <= ROOT_INO or ino in self._by_ino or ino in self._expected:
             return None
         self._expected[ino] = key
         return ino
@@ -293,7 +294,7 @@ class NodeTable:
             ino in self._by_ino or ino <= ROOT_INO or self._expected.get(ino, identity) != identity
         ):
             ino = (ino + 1) & INO_MAX
-        self._enter(node, ino)
+        self._enter(node, ino, identity)
         if isinstance(node, FileNode):
             self._watch(node.file.key, True)
 
@@ -336,15 +337,16 @@ class NodeTable:
             if node.file.is_new and not node.file.is_unlinked and place.holds(node.file.key)
         ]
 
-    def _enter(self, node: Node, ino: int) -> None:
-        assert node.identity not in self._by_identity
+    def _enter(self, node: Node, ino: int, identity: Identity) -> None:
+        assert identity not in self._by_identity
         node.ino = ino
         self._by_ino[ino] = node
-        self._by_identity[node.identity] = node
+        self._by_identity[identity] = node
 
     def _unname(self, node: Node) -> None:
-        if self._by_identity.get(node.identity) is node:
-            del self._by_identity[node.identity]
+        identity = node.identity
+        if self._by_identity.get(identity) is node:
+            del self._by_identity[identity]
 
 
 def _hashed_ino(identity: Identity) -> int:

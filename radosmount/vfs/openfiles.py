@@ -88,7 +88,7 @@ class OpenFiles:
         if not isinstance(node, FileNode):
             raise IsDirectory(f"inode {ino}")
         if _is_for_writing(flags):
-            await self._pools.check_writable(node.file.key.pool_id, node.file.key.namespace)
+            await self._pools.check_writable(node.file.key[:2])
         head = await self._objects.validate_for_open(node, caller)
         while node.replaced is not None:
             await node.replaced.wait()
@@ -103,9 +103,10 @@ class OpenFiles:
         opened = self.handles[handle]
         node = opened.node
         opened.note_dropped()
-        head = opened.take_head(offset, length)
-        if head is not None:
-            return head
+        if opened.head is not None:
+            head = opened.take_head(offset, length)
+            if head is not None:
+                return head
         for _ in range(READ_ATTEMPT_COUNT):
             try:
                 content = await self.ahead.read(opened.ahead, node.file, offset, length)
@@ -193,13 +194,14 @@ class OpenFiles:
         file = opened.file
         error_count = file.error_count
         await self._cache.flush(file, notice if opened.has_heard_all else None)
-        _raise_unheard(opened)
+        if file.error_count:
+            _raise_unheard(opened)
         if file.error is not None and file.error_count > error_count:
             raise file.error.with_traceback(None)
 
     def _after_release(self, node: FileNode) -> None:
         file = node.file
-        if not file.writer_count and self._cache.has_failed_for_good(file):
+        if file.error_count and not file.writer_count and self._cache.has_failed_for_good(file):
             self._cache.give_up(file)
             node.stale_count += 1  # the kernel has what is given up
             self._drop_if_given_up(node)

@@ -44,9 +44,10 @@ class Pools:
         self._view = view
         self._hidden: set[int] = set()
         self._probed: set[int] = set()
-        self._writable: set[ObjectPlace] = set()
-        self._silent_s: dict[ObjectPlace, float] = {}  # when the write probe was not answered
+        self._writable: set[tuple[int, bytes]] = set()
+        self._silent_s: dict[tuple[int, bytes], float] = {}  # when the probe was not answered
         self._indexed: tuple[Pool, ...] = ()  # what `_pool_by_id` was made of
+        self._checked: set[tuple[int, bytes]] = set()  # places that may be written, by those pools
         self._pool_by_id: dict[int, Pool] = {}
 
     async def start(self) -> ObjectPlace | None:
@@ -104,16 +105,20 @@ class Pools:
         """Raises: PoolGone."""
         return self._by_id(pool_id).name
 
-    async def check_writable(self, pool_id: int, namespace: bytes) -> None:
-        """Where nobody tells within a moment, the flush will.
+    async def check_writable(self, place: tuple[int, bytes]) -> None:
+        """`place`: pool id and namespace. Where nobody tells within a moment, the flush will.
 
         Raises: ReadOnly, as the mount or the pool is; AccessDenied without the caps.
         """
-        pool = self._by_id(pool_id)
+        if place in self._checked and self._store.pools() is self._indexed:
+            return
+        pool = self._by_id(place[0])
         if self._view.is_read_only or self._is_foreign(pool):
             raise ReadOnly(f"pool {pool.name!r} is read-only here")
-        place = ObjectPlace(pool_id, namespace)
-        if place in self._writable or self._was_silent(place):
+        if place in self._writable:
+            self._checked.add(place)
+            return
+        if self._was_silent(place):
             return
         with trio.move_on_after(WRITE_PROBE_WAIT_S) as scope:
             await self._probe_write(pool, place)
@@ -121,14 +126,14 @@ class Pools:
             self._silent_s[place] = switching.current_time()
             log.info("nobody tells yet whether pool %r may be written", pool.name)
 
-    def _was_silent(self, place: ObjectPlace) -> bool:
+    def _was_silent(self, place: tuple[int, bytes]) -> bool:
         """Whether the write probe was waited for in vain a moment ago."""
         silent_s = self._silent_s.get(place, -math.inf)
         return switching.current_time() - silent_s < WRITE_PROBE_PAUSE_S
 
-    async def _probe_write(self, pool: Pool, place: ObjectPlace) -> None:
+    async def _probe_write(self, pool: Pool, place: tuple[int, bytes]) -> None:
         try:
-            await self._store.probe_write(place.pool_id, place.namespace)
+            await self._store.probe_write(*place)
             self._writable.add(place)
         except PermissionDenied as refusal:
             raise AccessDenied(f"no caps to write to pool {pool.name!r}") from refusal
@@ -150,6 +155,7 @@ class Pools:
         if pools is not self._indexed:
             self._indexed = pools
             self._pool_by_id = {pool.pool_id: pool for pool in pools}
+            self._checked.clear()
         pool = self._pool_by_id.get(pool_id)
         if pool is None:
             raise PoolGone(f"pool {pool_id} was removed")

@@ -18,7 +18,7 @@ from radosmount.background import contained
 from radosmount.cache.ticket import Ticket
 from radosmount.errors import StoreError
 from radosmount.store.interface import ObjectKey, Store
-from radosmount.store.names import ObjectName
+from radosmount.store.names import Path
 from radosmount.vfs.nameindex import NameIndex
 from radosmount.vfs.nodes import ObjectPlace
 
@@ -57,12 +57,18 @@ class Tree:
         self._failure: StoreError | None = None  # of the last one
         self._failed_s = -math.inf
         self._is_refreshing = False
-        self._changes: list[tuple[ObjectName, bool]] = []  # ours, meanwhile
+        self._changes: list[tuple[ObjectKey, bool]] = []  # ours, meanwhile
 
     def known(self, max_age_s: float) -> NameIndex | None:
         """The index, if it is not older than that."""
         is_young = switching.current_time() - self._began_s <= max_age_s
         return self._index if is_young else None
+
+    def lacks(self, path: Path, max_age_s: float) -> bool:
+        """Whether an index that is not older has nothing of that path, and none is being made: to
+        hear that there is no such object changes nothing then."""
+        index = self.known(max_age_s)
+        return index is not None and self._listing is None and not any(index.what_has(path))
 
     async def current(self, max_age_s: float) -> NameIndex:
         """The index as it is; one that is older is made anew meanwhile. Waits only for the first.
@@ -129,11 +135,10 @@ class Tree:
             self._began_s, self._written = -math.inf, None
             self._doubt_count += 1
             return
-        found = ObjectName(key.name, key.locator)
         if self._index is not None:
-            _apply(self._index, found, is_there)
+            _apply(self._index, key, is_there)
         if self._listing is not None:
-            self._changes.append((found, is_there))
+            self._changes.append((key, is_there))
 
     async def refresh(self, max_age_s: float) -> None:
         """Where nobody waits: a failure is no more than a line in the log."""
@@ -150,7 +155,7 @@ class Tree:
         self._changes.clear()
         index = NameIndex()
         for key in self._unstored():  # a flush may make the object behind the listing's back
-            index.add(ObjectName(key.name, key.locator))
+            index.add(key.name, key.locator)
         try:
             is_long = self._index is None or self._took_s >= LONG_LISTING_S
             written = await self._ask_written() if is_long else None
@@ -158,11 +163,11 @@ class Tree:
             async with contextlib.aclosing(objects) as batches:
                 async for batch in batches:
                     for listed in batch:
-                        index.add(ObjectName(listed.name, listed.locator))
+                        index.add(listed.name, listed.locator)
             for key in self._unstored():
-                index.add(ObjectName(key.name, key.locator))
-            for found, is_there in self._changes:
-                _apply(index, found, is_there)
+                index.add(key.name, key.locator)
+            for key, is_there in self._changes:
+                _apply(index, key, is_there)
             self._index, self._took_s = index, switching.current_time() - began_s
             self._failure = None
             if doubt_count == self._doubt_count:
@@ -182,8 +187,6 @@ class Tree:
         return None
 
 
-def _apply(index: NameIndex, found: ObjectName, is_there: bool) -> None:
-    if is_there:
-        index.add(found)
-    else:
-        index.discard(found)
+def _apply(index: NameIndex, key: ObjectKey, is_there: bool) -> None:
+    change = index.add if is_there else index.discard
+    change(key.name, key.locator)

@@ -87,7 +87,7 @@ class XattrCalls:
         file = node.file
         if file.is_unlinked:
             raise StaleFile(f"{file.key.name!r} was removed")
-        await self._pools.check_writable(file.key.pool_id, file.key.namespace)
+        await self._pools.check_writable(file.key[:2])
         if value is None and key not in await self._values(node):
             raise XattrMissing(f"xattr {name!r}")
         if file.stages_xattrs:

@@ -123,8 +123,13 @@ async def test_the_write_back_begins_anew(
     nursery: trio.Nursery, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever ends it: a file that is written later is written back."""
+
+    class Wrong:
+        def __bool__(self) -> bool:
+            raise RuntimeError("a bug")
+
     mount = MountBench(nursery)
-    monkeypatch.setattr(mount.fs._cache, "_has_dirty", None)
+    monkeypatch.setattr(mount.fs._cache, "_is_ending", Wrong())
     await mount.fs.start()
     await wait_all_tasks_blocked()
     monkeypatch.undo()

@@ -17,7 +17,7 @@ OBJECTS = st.builds(
 def index_of(*names: bytes) -> NameIndex:
     index = NameIndex()
     for name in names:
-        index.add(ObjectName(name))
+        index.add(name)
     return index
 
 
@@ -53,7 +53,7 @@ def test_a_file_beside_a_directory() -> None:
     """The directory takes the name."""
     index = index_of(b"a", b"a/b")
     assert shown(index) == {b"a": None, b"a%.": ObjectName(b"a")}
-    index.discard(ObjectName(b"a/b"))
+    index.discard(b"a/b")
     assert shown(index) == {b"a": ObjectName(b"a")}
 
 
@@ -62,17 +62,17 @@ def test_a_marker_keeps_its_directory() -> None:
     index = index_of(b"d/", b"d/a")
     assert shown(index, b"d") == {b"a": ObjectName(b"d/a")}
     assert not index.is_bare((b"d",))
-    index.discard(ObjectName(b"d/a"))
+    index.discard(b"d/a")
     assert index.is_bare((b"d",))
     assert shown(index) == {b"d": None}
-    index.discard(ObjectName(b"d/"))
+    index.discard(b"d/")
     assert shown(index) == {}
 
 
 def test_what_is_not_there_is_discarded_too() -> None:
     index = index_of(b"d/a")
     for name in (b"d/b", b"e/a", b"d", b"d/a/b"):
-        index.discard(ObjectName(name))
+        index.discard(name)
     assert shown(index, b"d") == {b"a": ObjectName(b"d/a")}
 
 
@@ -81,8 +81,8 @@ def test_a_directory_of_which_only_a_part_is_listed() -> None:
     index = index_of(b"a", b"b", b"d/c")
     names = index.names(())
     assert next(names) == Name(b"d", None)
-    index.add(ObjectName(b"e/f"))
-    index.discard(ObjectName(b"a"))
+    index.add(b"e/f")
+    index.discard(b"a")
     assert {name.component for name in names} == {b"a", b"b"}
 
 
@@ -91,9 +91,9 @@ def test_every_object_is_found_once(added: list[ObjectName], discarded: list[Obj
     """By going down from the top, but for markers, which are reached by name."""
     index = NameIndex()
     for found in added:
-        index.add(found)
+        index.add(*found)
     for found in discarded:
-        index.discard(found)
+        index.discard(*found)
     left = set(added) - set(discarded)
     hidden = {
         found for found in left if len(p := TREE.path_of(*found)) > 1 and p[-1] == EMPTY_COMPONENT
@@ -108,7 +108,7 @@ def test_nothing_is_left(objects: list[ObjectName]) -> None:
     """When all objects are gone, so are all directories."""
     index = NameIndex()
     for found in objects:
-        index.add(found)
+        index.add(*found)
     for found in objects:
-        index.discard(found)
+        index.discard(*found)
     assert shown(index) == {}

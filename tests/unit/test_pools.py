@@ -102,10 +102,10 @@ async def test_foreign_pools_are_read_only(application: str) -> None:
     store = MemoryStore(pools=())
     pool_id = store.add_pool(b"p", frozenset({application}))
     with pytest.raises(ReadOnly):
-        await Pools(store, ViewConfig()).check_writable(pool_id, b"")
-    await Pools(store, ViewConfig(pool=b"p")).check_writable(pool_id, b"")
+        await Pools(store, ViewConfig()).check_writable((pool_id, b""))
+    await Pools(store, ViewConfig(pool=b"p")).check_writable((pool_id, b""))
     view = ViewConfig(writable_pools=frozenset({b"p"}))
-    await Pools(store, view).check_writable(pool_id, b"")
+    await Pools(store, view).check_writable((pool_id, b""))
 
 
 async def test_a_pool_becomes_foreign() -> None:
@@ -113,10 +113,10 @@ async def test_a_pool_becomes_foreign() -> None:
     store = MemoryStore(pools=())
     pool_id = store.add_pool(b"p", frozenset())
     pools = Pools(store, ViewConfig())
-    await pools.check_writable(pool_id, b"")
+    await pools.check_writable((pool_id, b""))
     store.set_applications(pool_id, frozenset({"rbd"}))
     with pytest.raises(ReadOnly):
-        await pools.check_writable(pool_id, b"")
+        await pools.check_writable((pool_id, b""))
 
 
 async def test_write_cap_is_asked_once() -> None:
@@ -131,12 +131,12 @@ async def test_write_cap_is_asked_once() -> None:
     pools = Pools(store, ViewConfig())
     store.set_caps(1, is_readable=True, is_writable=False)
     with pytest.raises(AccessDenied):
-        await pools.check_writable(1, b"")
+        await pools.check_writable((1, b""))
     store.set_caps(1, is_readable=True, is_writable=True)
     for _ in range(2):
-        await pools.check_writable(1, b"")
+        await pools.check_writable((1, b""))
     assert calls == ["probe_write"] * 2
-    await pools.check_writable(1, b"other")
+    await pools.check_writable((1, b"other"))
     assert len(calls) == 3
 
 
@@ -147,12 +147,12 @@ async def test_no_answer_about_the_write_cap() -> None:
     store.set_caps(1, is_readable=True, is_writable=False)
     pools = Pools(store, ViewConfig())
     store.fail_next(TimedOut("injected"), is_call("probe_write"))
-    await pools.check_writable(1, b"")
+    await pools.check_writable((1, b""))
     with pytest.raises(AccessDenied):
-        await pools.check_writable(1, b"")
+        await pools.check_writable((1, b""))
     store.fail_next(StoreFailure("injected"), is_call("probe_write"))
     with pytest.raises(StoreFailure):
-        await pools.check_writable(1, b"")
+        await pools.check_writable((1, b""))
 
 
 async def test_silence_about_the_write_cap(autojump_clock: trio.testing.MockClock) -> None:
@@ -163,17 +163,17 @@ async def test_silence_about_the_write_cap(autojump_clock: trio.testing.MockCloc
     pools = Pools(store, ViewConfig())
     with store.paused(), trio.fail_after(60):
         for _ in range(10):
-            await pools.check_writable(1, b"")
+            await pools.check_writable((1, b""))
         assert 1 <= trio.current_time() <= 3
-        await pools.check_writable(1, b"other")
+        await pools.check_writable((1, b"other"))
         assert trio.current_time() <= 5
     await trio.sleep(WRITE_PROBE_PAUSE_S)
     with pytest.raises(AccessDenied):
-        await pools.check_writable(1, b"")
+        await pools.check_writable((1, b""))
 
 
 async def test_read_only_mount() -> None:
     """With `ro` nothing may be written anywhere."""
     pools = Pools(MemoryStore(), ViewConfig(is_read_only=True))
     with pytest.raises(ReadOnly):
-        await pools.check_writable(1, b"")
+        await pools.check_writable((1, b""))

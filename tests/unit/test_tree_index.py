@@ -8,7 +8,7 @@ from radosmount.errors import (
     NoSuchEntry,
     StoreFailure,
 )
-from radosmount.store.memory import Call
+from radosmount.store.memory import BATCH_COUNT, Call
 from radosmount.vfs.directories import IMPLIED_FRESHNESS_S
 from radosmount.vfs.forest import TREE_COUNT_MAX
 from radosmount.vfs.nodes import ROOT_INO
@@ -227,3 +227,34 @@ async def test_a_file_that_is_stored_during_a_listing(
         await mount.close(handle)
         gate.set()
     assert found == [{b"new"}]
+
+
+async def test_a_name_heard_to_be_gone_during_a_listing(
+    mount: TreeBench, mock_clock: MockClock
+) -> None:
+    """The listing has it already, and the look-up knows better."""
+    await mount.ls()
+    mock_clock.jump(2)
+    for number in range(2 * BATCH_COUNT):
+        mount.store.put_now(key_of(b"%05d" % number), b"")
+    calls_before, gate = mount.listings, trio.Event()
+
+    async def hold_the_second_batch(call: Call) -> None:
+        if call.method == "list_objects" and mount.listings == calls_before + 2:
+            await gate.wait()
+
+    mount.store.delay = hold_the_second_batch
+    found: list[set[bytes]] = []
+
+    async def ls() -> None:
+        found.append(await mount.ls())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ls)
+        await wait_all_tasks_blocked()
+        mount.store.remove_now(key_of(b"00000"))
+        with pytest.raises(NoSuchEntry):
+            await mount.fs.lookup(ROOT_INO, b"00000")
+        gate.set()
+    assert len(found[0]) == 2 * BATCH_COUNT - 1
+    assert b"00000" not in found[0]

@@ -24,7 +24,7 @@ Who keeps what alive, since a mistake here is a crash:
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
-from libc.errno cimport errno
+from libc.errno cimport ENOENT, errno
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memchr, strlen
@@ -298,6 +298,11 @@ cdef class Operation:
     @property
     def is_well(self):
         return self.failure is None and self.code >= 0
+
+    @property
+    def is_missing(self):
+        """Whether the answer is that there is no such object, or pool."""
+        return self.failure is None and self.code == -ENOENT
 
     cdef int operate(self, rados_ioctx_t ioctx, const char *name) noexcept nogil:
         return -22  # EINVAL: this class has no steps

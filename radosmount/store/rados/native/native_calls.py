@@ -142,10 +142,12 @@ class NativeCalls:
         self._traffic.send_droppable(asked, self._timeout_s)
         self._traffic.send_droppable(beside, self._timeout_s)  # left to itself if nobody needs it
         await asked
-        if self._is_found(asked):
+        if not asked.is_missing:
+            self._check(asked)
             return self._stat_of(asked), None
         await beside
-        if self._is_found(beside):
+        if not beside.is_missing:
+            self._check(beside)
             return None, self._stat_of(beside)
         if not self._handle.pool_exists(key.pool_id):
             raise _pool_gone(key.pool_id)
@@ -218,8 +220,7 @@ class NativeCalls:
             await self._build_in_thread(operation, change)
             self._traffic.send(operation)
         await operation
-        if not operation.is_well:
-            raise self._refusal_of(operation)
+        self._check(operation)
         if change.notice is not None:
             change.notice.is_sent = True
         return 0 if isinstance(change.steps[-1], Remove) else operation.version
@@ -281,8 +282,7 @@ class NativeCalls:
             await self._begin(operation.key)
         self._traffic.send_droppable(operation, self._timeout_s)
         await operation
-        if not operation.is_well:
-            raise self._refusal_of(operation)
+        self._check(operation)
 
     def _reaches(self, key: ObjectKey) -> bool:
         return not self._is_closed and self._traffic.reaches(key)
@@ -333,11 +333,10 @@ class NativeCalls:
         if self._is_closed and self._traffic.admission.is_idle and not self._copy_count:
             self._idle.set()
 
-    def _is_found(self, operation: Operation) -> bool:
-        """Raises: what the answer says, but that there is no object."""
-        if operation.is_well or (operation.failure is None and operation.code == -errno.ENOENT):
-            return operation.is_well
-        raise self._refusal_of(operation)
+    def _check(self, operation: Operation) -> None:
+        """Raises: what the answer says."""
+        if not operation.is_well:
+            raise self._refusal_of(operation)
 
     def _refusal_of(self, operation: Operation) -> errors.StoreError:
         return operation.failure or self._failure_of(operation.key, operation.code)
