@@ -89,6 +89,9 @@ class Flusher:
             plan, version = await self._store_first(file, notice)
         except StoreError as failure:
             raise FlushFailed(failure, None) from failure
+        if plan.is_one:  # most files
+            self._learn(file, plan, version)
+            return version
         return await self._store_rest(file, plan, version)
 
     def attempt_of(self, flight: Flight) -> Attempt:
@@ -210,9 +213,6 @@ class Flusher:
 
         Raises: FlushFailed.
         """
-        if plan.is_one:  # most files: no tasks for nothing
-            self._learn(file, plan, version)
-            return version
         rest = plan.rest
         versions = [version]
         failures: list[StoreError] = []

@@ -25,11 +25,13 @@ class Room:
     def __init__(self, store: Store, budget: Budget, stalls: Stalls) -> None:
         self._store = store
         self._budget = budget
+        self._common_limit = budget.limit_bytes * COMMON_QUARTERS // 4
         self._stalls = stalls
 
     def try_take(self, file: CachedFile, byte_count: int) -> bool:
         """Whether there is room at once. What is taken goes back by `Budget.release`."""
-        return self._budget.try_reserve(byte_count, self._limit(file))
+        limit = self._limit(file) if self._stalls.are_there else self._common_limit
+        return self._budget.try_reserve(byte_count, limit)
 
     async def take(self, file: CachedFile, byte_count: int) -> None:
         """Wait for it. Cancelling takes nothing."""
@@ -42,9 +44,9 @@ class Room:
                 return
 
     def _limit(self, file: CachedFile) -> int:
-        limit, stalls = self._budget.limit_bytes, self._stalls
+        stalls = self._stalls
         is_privileged = stalls.are_there and not stalls.has(file) and stalls.is_heard(file)
-        return limit if is_privileged else limit * COMMON_QUARTERS // 4
+        return self._budget.limit_bytes if is_privileged else self._common_limit
 
     async def _probe(self, file: CachedFile) -> None:
         """Hear whether the file's OSD answers: by a question that takes no room."""

@@ -300,7 +300,8 @@ class Store(Protocol):
         """
 
     def pools(self) -> tuple[Pool, ...]:
-        """The pools of the newest osdmap that this client has seen; never waits.
+        """The pools of the newest osdmap that this client has seen; never waits. The very same
+        tuple until something may have changed.
 
         Of a pool that was removed and made again under its name, the new id shows only after
         `refresh_pools`: so after PoolGone, refresh. Raises: Disconnected after `aclose`.

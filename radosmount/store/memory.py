@@ -87,6 +87,7 @@ class MemoryStore:
         self.limits = limits or Limits(128 * _MIB, 90 * _MIB)
         self._objects: dict[ObjectKey, MemoryObject] = {}
         self._pools: dict[int, _PoolState] = {}
+        self._shown_pools: tuple[Pool, ...] = ()  # what `pools` returned last
         self._next_pool_id = 1
         self._version = 0
         self._failures: list[_Failure] = []
@@ -267,7 +268,10 @@ class MemoryStore:
     def pools(self) -> tuple[Pool, ...]:
         if self._is_closed:
             raise errors.Disconnected("the connection is closed")
-        return tuple(state.pool for state in self._pools.values())
+        now = tuple(state.pool for state in self._pools.values())
+        if now != self._shown_pools:
+            self._shown_pools = now
+        return self._shown_pools
 
     async def refresh_pools(self) -> None:
         async with self._call(Call("refresh_pools")):

@@ -1,7 +1,7 @@
 """Open files and directories. No I/O."""
 
 import itertools
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from radosmount.cache.readahead import HandleAhead
 from radosmount.errors import RadosmountError
@@ -23,7 +23,7 @@ class FileHandle:
         self.stale_count = 0  # of the node, when it was opened
         self.clears_setuid = False  # the kernel leaves that to us
         self.head: ReadResult | None = None  # came with the look-up, for the first read
-        self.ahead = HandleAhead()
+        self.ahead: HandleAhead | None = None  # from the first read on
         self._heard_error_count = node.file.reported_error_count
         # That the writer knows of; an append goes behind whatever others have written.
         self.known_change_count = None if is_append else node.file.foreign_change_count
@@ -63,18 +63,12 @@ class FileHandle:
         return file.error
 
 
-class HandleTable(Generic[T]):
+class HandleTable(dict[int, T]):
     """Handles by the number that the kernel holds."""
 
     def __init__(self) -> None:
-        self._handles: dict[int, T] = {}
+        super().__init__()
         self._numbers = itertools.count(1)
-
-    def __len__(self) -> int:
-        return len(self._handles)
-
-    def __getitem__(self, number: int) -> T:
-        return self._handles[number]
 
     def reserve(self) -> int:
         """A number for a handle that is to be added, if all goes well."""
@@ -83,8 +77,5 @@ class HandleTable(Generic[T]):
     def add(self, handle: T, number: int | None = None) -> int:
         """`number`: that was reserved for it."""
         number = next(self._numbers) if number is None else number
-        self._handles[number] = handle
+        self[number] = handle
         return number
-
-    def pop(self, number: int) -> T:
-        return self._handles.pop(number)

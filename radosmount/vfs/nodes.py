@@ -12,7 +12,6 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from types import TracebackType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
@@ -192,28 +191,6 @@ class FileNode(Node):
         return is_needed or super().is_in_use
 
 
-class _Changing:
-    """A class, not a generator: it is entered with most changes."""
-
-    __slots__ = ("_keys", "_watch")
-
-    def __init__(
-        self, watch: Callable[[ObjectKey, bool | None], None], keys: tuple[ObjectKey, ...]
-    ) -> None:
-        self._watch = watch
-        self._keys = keys
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, _: object, failure: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if isinstance(failure, StoreError) and failure.is_outcome_unknown:
-            for key in self._keys:
-                self._watch(key, None)
-
-
 class NodeTable:
     """All inodes that are in use."""
 
@@ -232,10 +209,12 @@ class NodeTable:
         """An object that has no inode is made, or gone."""
         self._watch(key, is_there)
 
-    def changing(self, *keys: ObjectKey) -> "_Changing":
-        """For what makes or removes these objects: who watches hears where its outcome is
+    def note_failure(self, failure: StoreError, *keys: ObjectKey) -> None:
+        """Of what makes or removes these objects: who watches hears where the outcome is
         unknown."""
-        return _Changing(self._watch, keys)
+        if failure.is_outcome_unknown:
+            for key in keys:
+                self._watch(key, None)
 
     def set_root(self, root: Node) -> None:
         """Once, before any other node."""

@@ -436,15 +436,16 @@ class Objects:
                 expected = FileNode(CachedFile(key, ObjectStat(0, mtime_s, 0, posix=brought)))
                 expected.ino = ino
                 notice = notice_of(expected)
-            with self._nodes.changing(key):
-                version = await self._store.apply(
-                    key, Change(steps, Existence.ABSENT, mtime_s, notice)
-                )
+            change = Change(steps, Existence.ABSENT, mtime_s, notice)
+            version = await self._store.apply(key, change)
             if notice is None or not notice.is_sent:
                 self._let_go(key)  # else who has been listed meanwhile is the one that was told
             node = self._enter(key, ObjectStat(0, mtime_s, version, posix=brought), expected)
         except ObjectExists as refusal:
             raise EntryExists(f"{key.name!r}") from refusal
+        except StoreError as failure:
+            self._nodes.note_failure(failure, key)
+            raise
         finally:
             self._nodes.expect_no_more(ino)
         node.file.bare_version = version

@@ -7,7 +7,7 @@ from typing import Final
 from radosmount.cache.extents import Buffer
 from radosmount.cache.file import CachedFile
 from radosmount.cache.pagecache import PageCache
-from radosmount.cache.readahead import ReadAhead
+from radosmount.cache.readahead import HandleAhead, ReadAhead
 from radosmount.config import CacheConfig, ConflictMode, FlushMode
 from radosmount.errors import IsDirectory, StaleFile
 from radosmount.store.interface import Notice, ReadResult
@@ -107,13 +107,16 @@ class OpenFiles:
             head = opened.take_head(offset, length)
             if head is not None:
                 return head
+        ahead = opened.ahead
+        if ahead is None:
+            ahead = opened.ahead = HandleAhead()
         for _ in range(READ_ATTEMPT_COUNT):
             try:
-                content = await self.ahead.read(opened.ahead, node.file, offset, length)
+                content = await self.ahead.read(ahead, node.file, offset, length)
             except StaleFile:
                 if not await self._removal.settle_gone(node):
                     raise
-                return await self.ahead.read(opened.ahead, node.file, offset, length)
+                return await self.ahead.read(ahead, node.file, offset, length)
             if node.replaced is not None:  # that may be of what replaces it
                 await node.replaced.wait()
             elif node.file.is_suspect and node.file.is_clean:  # the kernel would keep it as known
@@ -159,7 +162,8 @@ class OpenFiles:
         that just closed the file, meet bytes that are about to be given up.
         """
         opened = self.handles.pop(handle)
-        self.ahead.close(opened.ahead)
+        if opened.ahead is not None:
+            self.ahead.close(opened.ahead)
         opened.note_dropped()
         node = opened.node
         node.file.writer_count -= opened.is_writable

@@ -52,11 +52,14 @@ class Removal:
         if node is not None and node.file.is_new and not node.file.attempts:
             self.finish(node, Orphan() if node.open_count else None)
             return
-        with self._nodes.changing(key):
+        try:
             if node is None:
                 await self._remove_object(key, notice)
             else:
                 await self._remove_known(node, progress, notice)
+        except StoreError as failure:
+            self._nodes.note_failure(failure, key)
+            raise
 
     async def copy_if_open(self, node: FileNode, progress: Progress) -> tuple[Orphan | None, int]:
         """The store's bytes of an open file, and their version; None where it is not open."""

@@ -136,11 +136,14 @@ class Renaming:
             nonlocal is_replaced
             is_replaced = True
 
-        with self._nodes.changing(old, new), opens_wait:
+        with opens_wait:
             try:
                 source, version = await self._move(
                     old, new, file, known, may_replace, progress, note_replaced, notice
                 )
+            except StoreError as failure:
+                self._nodes.note_failure(failure, old, new)
+                raise
             finally:  # whatever became of the source
                 if target is not None and is_replaced:
                     self._removal.finish(target, orphan)

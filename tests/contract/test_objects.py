@@ -235,6 +235,7 @@ async def test_new_pool_is_seen_after_a_refresh(backend: Backend, store: Store) 
     pool_id = await backend.add_pool()
     [pool] = [pool for pool in store.pools() if pool.pool_id == pool_id]
     assert pool.applications == {"rados"}
+    assert store.pools() is store.pools()
     await put(store, ObjectKey(pool_id, b"", b"object"))
     await backend.remove_pool(pool_id)
 

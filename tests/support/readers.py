@@ -8,6 +8,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from radosmount.cache.readahead import Chunk
 from radosmount.config import KIB, MIB
 from radosmount.errors import Disconnected
 from radosmount.store.interface import ObjectKey, ReadResult
@@ -95,6 +96,12 @@ class ReadBench(MountBench):
     def held_bytes(self) -> int:
         return self.fs._opens.ahead.held_bytes
 
+    def chunks(self, handle: int) -> list[Chunk]:
+        """What is fetched ahead for it."""
+        ahead = self.fs._opens.handles[handle].ahead
+        assert ahead is not None
+        return ahead.chunks
+
 
 @contextlib.asynccontextmanager
 async def read_bench(nursery: trio.Nursery) -> AsyncIterator[ReadBench]:
@@ -103,7 +110,7 @@ async def read_bench(nursery: trio.Nursery) -> AsyncIterator[ReadBench]:
     await bench.fs.start()
     yield bench
     await wait_all_tasks_blocked()
-    for handle in list(bench.fs._opens.handles._handles):
+    for handle in list(bench.fs._opens.handles):
         await bench.close(handle)
     await wait_all_tasks_blocked()
     assert bench.held_bytes == 0

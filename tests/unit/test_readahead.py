@@ -235,11 +235,11 @@ async def test_idle_handles_make_room(nursery: trio.Nursery, autojump_clock: Moc
     assert held_bytes
     busy = await bench.begin(b"busy", OTHER)
     await wait_all_tasks_blocked()
-    chunks = list(bench.fs._opens.handles[idle].ahead.chunks)
+    chunks = list(bench.chunks(idle))
     assert chunks
     await trio.sleep(10)
     assert await bench.read_through(busy, 3 * STEP) == OTHER[3 * STEP :]
-    assert not bench.fs._opens.handles[idle].ahead.chunks
+    assert not bench.chunks(idle)
     assert await bench.read_through(idle, 3 * STEP) == CONTENT[3 * STEP :]
 
 
@@ -252,7 +252,7 @@ async def test_handles_share_the_room(nursery: trio.Nursery) -> None:
         for handle in handles:
             await bench.read(handle, offset, STEP)
     await wait_all_tasks_blocked()
-    held = [sum(c.byte_count for c in bench.fs._opens.handles[h].ahead.chunks) for h in handles]
+    held = [sum(c.byte_count for c in bench.chunks(h)) for h in handles]
     assert max(held) <= 2 * STEP
     assert held.count(0) <= 1
 
@@ -335,4 +335,4 @@ async def test_the_end_of_the_mount(nursery: trio.Nursery) -> None:
         handle = await bench.begin()
         background.cancel_scope.cancel()
     assert bench.held_bytes == 0
-    assert bench.fs._opens.handles[handle].ahead.chunks == []
+    assert bench.chunks(handle) == []
