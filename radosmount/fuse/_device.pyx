@@ -42,6 +42,15 @@ cdef extern from "sys/uio.h" nogil:
     ssize_t writev(int fd, const iovec *parts, int count)
 
 
+cdef extern from *:
+    """
+    #include <linux/fuse.h>
+    #ifndef FOPEN_NOFLUSH  /* since Linux 5.16; older ones take no notice of it */
+    #define FOPEN_NOFLUSH (1 << 5)
+    #endif
+    """
+
+
 cdef extern from "linux/fuse.h" nogil:
     enum:
         FUSE_LOOKUP, FUSE_FORGET, FUSE_GETATTR, FUSE_SETATTR, FUSE_READLINK, FUSE_SYMLINK
@@ -55,7 +64,7 @@ cdef extern from "linux/fuse.h" nogil:
         FUSE_ASYNC_READ, FUSE_ATOMIC_O_TRUNC, FUSE_BIG_WRITES, FUSE_AUTO_INVAL_DATA
         FUSE_DO_READDIRPLUS, FUSE_ASYNC_DIO, FUSE_PARALLEL_DIROPS, FUSE_MAX_PAGES
         FUSE_HANDLE_KILLPRIV_V2
-        FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE
+        FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_NOFLUSH
         FUSE_NOTIFY_INVAL_INODE
         FUSE_COMPAT_SETXATTR_IN_SIZE
 
@@ -271,13 +280,14 @@ cdef void set_duration(double duration_s, uint64_t *seconds, uint32_t *nanosecon
         nanoseconds[0] = <uint32_t>((duration_s - seconds[0]) * 1e9)
 
 
-def pack_open(uint64_t handle, bint keeps_pages, bint is_direct):
-    """A struct fuse_open_out."""
+def pack_open(uint64_t handle, bint keeps_pages, bint is_direct, bint has_flush):
+    """A struct fuse_open_out. `has_flush`: each close(2) is asked for."""
     cdef fuse_open_out opened
     memset(&opened, 0, sizeof(opened))
     opened.fh = handle
     opened.open_flags = ((FOPEN_KEEP_CACHE if keeps_pages else 0)
-                         | (FOPEN_DIRECT_IO if is_direct else 0))
+                         | (FOPEN_DIRECT_IO if is_direct else 0)
+                         | (0 if has_flush else FOPEN_NOFLUSH))
     return PyBytes_FromStringAndSize(<char *>&opened, sizeof(opened))
 
 

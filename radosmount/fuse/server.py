@@ -80,13 +80,13 @@ class DeviceEncoder:
         )
 
     def opened(self, opened: OpenFile, is_direct: bool) -> bytes:
-        return _device.pack_open(opened.handle, opened.keeps_pages, is_direct)
+        return _device.pack_open(opened.handle, opened.keeps_pages, is_direct, opened.has_flush)
 
     def created(self, opened: OpenFile, is_direct: bool, attributes: Attributes) -> bytes:
         return self.entry(attributes) + self.opened(opened, is_direct)
 
     def directory(self, handle: int) -> bytes:
-        return _device.pack_open(handle, False, False)
+        return _device.pack_open(handle, False, False, False)
 
     def space(self, usage: SpaceUsage) -> bytes:
         return _device.pack_statfs(

@@ -282,7 +282,7 @@ class Filesystem:
         def notice_of_node(node: FileNode) -> Notice:
             nonlocal told
             assert notice_of is not None
-            now = OpenFile(handle, True, True), self._attributes(node, OPEN_FRESHNESS_S)
+            now = OpenFile(handle, True, True, True), self._attributes(node, OPEN_FRESHNESS_S)
             told = notice_of(*now), *now
             return told[0]
 

@@ -34,6 +34,11 @@ class FileHandle:
         is written is guarded by what was heard last, so this would let it through."""
         return self.file.has_changed_since(self.known_change_count)
 
+    @property
+    def has_flush(self) -> bool:
+        """Whether close(2) has anything to do: O_CREAT may come with O_RDONLY."""
+        return self.is_writable or self.file.is_new
+
     def note_dropped(self) -> None:
         """The kernel asks by this handle: it has processed the answer of the open, which had it
         drop its pages. Until then another open is told so, too, lest it reads them."""

@@ -25,11 +25,13 @@ READ_ATTEMPT_COUNT: Final = 5
 @dataclass(frozen=True, slots=True)
 class OpenFile:
     """`keeps_pages`: what the kernel has cached of the file is what the store has.
-    `keeps_attributes`: so may be the attributes that it was told."""
+    `keeps_attributes`: so may be the attributes that it was told. `has_flush`: its close(2) has
+    something to wait for, or to hear."""
 
     handle: int
     keeps_pages: bool
     keeps_attributes: bool
+    has_flush: bool
 
 
 class OpenFiles:
@@ -76,7 +78,8 @@ class OpenFiles:
         keeps_pages = node.dropped_count == node.stale_count
         opened.stale_count = node.stale_count
         keeps_attributes = node.shown_version in (None, node.file.base.version)
-        return OpenFile(self.handles.add(opened, number), keeps_pages, keeps_attributes)
+        number = self.handles.add(opened, number)
+        return OpenFile(number, keeps_pages, keeps_attributes, opened.has_flush)
 
     async def open(self, ino: int, flags: int, caller: int = 0, uid: int = 0) -> OpenFile:
         """Asks the store what the object is now (close-to-open). `uid`: whose open it is.
@@ -143,7 +146,7 @@ class OpenFiles:
     async def flush(self, handle: int, notice: Notice | None = None) -> None:
         """close(2), of every duplicate of a descriptor. Raises: a failed flush's error, once."""
         opened = self.handles[handle]
-        if not opened.is_writable and not opened.file.is_new:  # O_CREAT may come with O_RDONLY
+        if not opened.has_flush:  # a kernel before Linux 5.16, or pyfuse3
             return
         if self._flush_mode is FlushMode.LAZY:
             _raise_unheard(opened)

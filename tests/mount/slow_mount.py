@@ -4,11 +4,10 @@ Run as a program, as radosmount. The rest of it is the real one, over a store in
 
 - Calls on `together-*` are answered once `TOGETHER_COUNT` of them are under way at once.
 - Calls on `gated-*` are answered once the process gets SIGUSR1.
-- The log has a line for every GETXATTR, and for every call that the gate holds.
+- The log has a line for every call that the gate holds.
 - The file that PULSE names is written again and again, for as long as Python code can run.
 """
 
-import functools
 import itertools
 import logging
 import os
@@ -16,16 +15,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import trio
 
 from radosmount import app, cli, lifecycle
 from radosmount.config import Config
 from radosmount.errors import TimedOut
-from radosmount.fuse.operations import Operations
 from radosmount.logs import configure_logging
 from radosmount.store.interface import ObjectKey, Store
 from radosmount.store.memory import Call, MemoryStore
@@ -68,15 +65,6 @@ class Waits:
         raise TimedOut(f"alone among {self._together_count}")
 
 
-def logged(handler: Callable[..., Awaitable[bytes]]) -> Callable[..., Awaitable[bytes]]:
-    @functools.wraps(handler)
-    async def wrapper(*args: Any) -> bytes:
-        log.info("getxattr")
-        return await handler(*args)
-
-    return wrapper
-
-
 def beat(path: Path) -> None:
     for number in itertools.count():
         path.write_text(str(number))
@@ -97,7 +85,6 @@ def serve(config: Config, announce_ready: lifecycle.OnReady) -> int:
     configure_logging(config)
     if PULSE in os.environ:
         threading.Thread(target=beat, args=(Path(os.environ[PULSE]),), daemon=True).start()
-    Operations.getxattr = logged(Operations.getxattr)  # type: ignore[method-assign,assignment]
     return lifecycle.run(config, announce_ready, lifecycle.Parts(open_store, app.make))
 
 

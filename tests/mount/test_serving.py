@@ -6,13 +6,14 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from benchmarks.processes import reply_count
 from radosmount.fuse.mounts import find_mount
 from radosmount.lab import Lab
 from tests.mount.calls import eventually, opened
@@ -26,6 +27,7 @@ WRITE_COUNT: Final = 1000
 KILL_COUNT: Final = 50
 BLOCKED_COUNT: Final = 300
 EARLY_COUNT: Final = 100
+OPEN_COUNT: Final = 200
 
 FIO: Final = """\
 [global]
@@ -102,14 +104,31 @@ def write_often(path: Path) -> None:
             os.pwrite(descriptor, bytes(4096), 4096 * number)
 
 
-@pytest.mark.parametrize(("options", "is_asked"), [("", False), ("stock_fuse", True)])
-def test_writes_ask_for_no_xattr(options: str, is_asked: bool, lab: Lab) -> None:
+def read_often(path: Path) -> None:
+    for _ in range(OPEN_COUNT):
+        with opened(path, os.O_RDONLY):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("call", "name", "options", "low", "high"),
+    [
+        (write_often, "written", "", WRITE_COUNT, 1.5 * WRITE_COUNT),
+        (write_often, "written", "stock_fuse", 2 * WRITE_COUNT, 2.5 * WRITE_COUNT),
+        (read_often, "good", "", 3 * OPEN_COUNT, 3.5 * OPEN_COUNT),
+        (read_often, "good", "stock_fuse", 4 * OPEN_COUNT, 4.5 * OPEN_COUNT),
+    ],
+)
+def test_how_many_requests_come(
+    call: Callable[[Path], None], name: str, options: str, low: int, high: float, lab: Lab
+) -> None:
     """The kernel asks for security.capability before each write, but not of a mount that agreed
-    to HANDLE_KILLPRIV_V2."""
+    to HANDLE_KILLPRIV_V2; and tells of each close(2), but not where there is nothing to store."""
     with mounted(lab, "ceph:", options, program=SLOW) as mount:
-        write_often(mount.path / "pool" / "written")
-        count = mount.log().count("getxattr")
-    assert count >= WRITE_COUNT if is_asked else count <= 1
+        assert mount.process is not None
+        before = reply_count(mount.process.pid)
+        call(mount.path / "pool" / name)
+        assert low <= reply_count(mount.process.pid) - before <= high
 
 
 def test_the_read_ahead_is_raised(lab: Lab) -> None:

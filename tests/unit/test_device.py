@@ -256,8 +256,9 @@ def test_other_replies(kernel: Kernel) -> None:
         (kernel.ask(READ, bytes(40)), bytearray(b"abc"), b"abc"),
         (kernel.ask(READ, bytes(40)), b"", b""),
         (kernel.ask(FLUSH, bytes(24)), None, b""),
-        (kernel.ask(OPEN, bytes(8)), _device.pack_open(4, True, False), opened(2)),
-        (kernel.ask(OPEN, bytes(8)), _device.pack_open(4, False, True), opened(1)),
+        (kernel.ask(OPEN, bytes(8)), _device.pack_open(4, True, False, True), opened(2)),
+        (kernel.ask(OPEN, bytes(8)), _device.pack_open(4, False, True, True), opened(1)),
+        (kernel.ask(OPEN, bytes(8)), _device.pack_open(4, False, False, False), opened(32)),
     ):
         device.reply(request, value)
         assert kernel.reply() == (0, UNIQUE, body)

@@ -345,9 +345,12 @@ async def test_an_empty_file_over_an_empty_one(mount: MountBench) -> None:
 
 async def test_made_by_an_open_for_reading(mount: MountBench) -> None:
     """As flock(1) does: the object is there when it is closed."""
-    handle, _ = await mount.create(b"f", os.O_RDONLY)
+    handle, ino = await mount.create(b"f", os.O_RDONLY)
+    assert (await mount.fs.open(ino, os.O_RDONLY)).has_flush
     await mount.close(handle)
     assert mount.stored(b"f") == b""
+    assert not (await mount.fs.open(ino, os.O_RDONLY)).has_flush
+    assert (await mount.fs.open(ino, os.O_RDWR)).has_flush
 
 
 async def test_the_time_of_a_file_that_was_never_stored(mount: MountBench) -> None:
