@@ -74,7 +74,7 @@ class Operations(pyfuse3.Operations):
 
     @answers
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        await self.filesystem.unlink(parent_inode, name)
+        await self.filesystem.unlink(parent_inode, name, caller=ctx.pid)
 
     @answers
     async def rename(
@@ -155,7 +155,7 @@ class Operations(pyfuse3.Operations):
     @answers
     async def access(self, inode: InodeT, mode: ModeT, ctx: RequestContext) -> bool:
         """Asked on mounts that are root's alone; else the kernel goes by the modes."""
-        await self.filesystem.check_access(inode, mode)
+        await self.filesystem.check_access(inode, mode, ctx.pid)
         return True
 
     @answers

@@ -257,7 +257,7 @@ class Server:
         )
 
     def _unlink(self, parent: int, name: bytes, request: "_device.Request") -> Awaitable[None]:
-        return self._filesystem.unlink(parent, name, self._notice(request))
+        return self._filesystem.unlink(parent, name, self._notice(request), request.pid)
 
     async def _setattr(
         self, ino: int, change: "_device.Change", handle: int | None, _: object
@@ -281,8 +281,8 @@ class Server:
                     raise pyfuse3.FUSEError(errno.EEXIST)
         await self._filesystem.set_xattr(ino, name, value, self._notice(request))
 
-    def _access(self, ino: int, mask: int, _: object) -> Awaitable[None]:
-        return self._filesystem.check_access(ino, mask)
+    def _access(self, ino: int, mask: int, request: "_device.Request") -> Awaitable[None]:
+        return self._filesystem.check_access(ino, mask, request.pid)
 
     async def _readdir(self, handle: int, start: int, reply: "_device.Entries") -> bytearray:
         await self._operations.readdir(handle, start, reply)

@@ -127,10 +127,7 @@ class Filesystem:
     # Names
 
     async def lookup(self, parent: int, name: bytes, caller: int = 0) -> Attributes:
-        """One more reference of the kernel. `caller`: the thread that asks, 0 if unknown.
-
-        Raises: NoSuchEntry.
-        """
+        """One more reference. `caller`: the thread that asks, or 0. Raises: NoSuchEntry."""
         return self._referenced(await self._directories.child(parent, name, caller))
 
     def forget(self, inodes: Sequence[tuple[int, int]]) -> None:
@@ -138,8 +135,11 @@ class Filesystem:
         for ino, lookup_count in inodes:
             self._nodes.forget(ino, lookup_count)
 
-    async def unlink(self, parent: int, name: bytes, notice: Notice | None = None) -> None:
+    async def unlink(
+        self, parent: int, name: bytes, notice: Notice | None = None, caller: int = 0
+    ) -> None:
         """Remove a file; open handles keep its content. Raises: NoSuchEntry."""
+        self._objects.removers.note_removal(caller)
         await self._remove(await self._directories.key_for_change(parent, name), notice)
         self._directories.note_changed(parent)
 
@@ -221,20 +221,20 @@ class Filesystem:
             await self._directories.refresh(node)
         return self._attributes(node, self._freshness_s(node, has_looked_up=False))
 
-    async def check_access(self, ino: int, mask: int) -> None:
-        """access(2), and chdir(2), by root. `mask`: os.R_OK and so on.
+    async def check_access(self, ino: int, mask: int, caller: int = 0) -> None:
+        """access(2), and chdir(2), by root. `mask`: os.R_OK and so on, os.F_OK: is it there?
 
         Raises: AccessDenied for the execution of a file that nobody may execute, and for writing
-        without the caps; ReadOnly.
+        without the caps; ReadOnly; StaleFile where the object is gone.
         """
         node = self._nodes[ino]
+        if isinstance(node, FileNode):
+            mode = (await self.get_attributes(ino, caller)).mode
+            if mask & os.X_OK and stat.S_ISREG(mode) and not mode & 0o111:
+                raise AccessDenied(f"inode {ino} has no mode bit for it")
         if mask & os.W_OK and isinstance(node, FileNode | DirectoryNode):
             place = node.file.key[:2] if isinstance(node, FileNode) else node.place
             await self._pools.check_writable(place)
-        if mask & os.X_OK and isinstance(node, FileNode):
-            mode = (await self.get_attributes(ino)).mode
-            if stat.S_ISREG(mode) and not mode & 0o111:
-                raise AccessDenied(f"inode {ino} has no mode bit for it")
 
     async def set_attributes(
         self, ino: int, change: AttributeChange, handle: int | None = None

@@ -157,6 +157,7 @@ class Metadata:
             except VersionConflict:
                 continue
             except ObjectNotFound as failure:
+                node.note_gone()
                 raise StaleFile(f"{file.key.name!r} was removed") from failure
             return
 

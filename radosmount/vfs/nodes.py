@@ -115,6 +115,7 @@ class FileNode(Node):
 
     __slots__ = (
         "__weakref__",
+        "as_listed",
         "dropped_count",
         "fetched_ahead_s",
         "file",
@@ -139,6 +140,7 @@ class FileNode(Node):
         self.dropped_count = 0  # up to which of them it is known to have dropped them
         self.lost_removal: LostRemoval | None = None
         self.vouch: Vouch | None = None
+        self.as_listed = False  # was looked up last as it was listed: nobody was asked
         self.stat_ahead: StatAhead | None = None  # of the last listing that had it
         self.stat_ahead_index = 0
         self.stat_under_way: trio.Event | None = None  # ahead of the kernel's asking
@@ -158,6 +160,12 @@ class FileNode(Node):
             return
         self.close_orphans()
         self.lost_removal = LostRemoval(orphan, version)
+
+    def note_gone(self) -> None:
+        """There was no object. Who is told so (ESTALE) has the name looked up again, and no more of
+        what was heard before answers that."""
+        self.stat_ahead = None
+        self.fetched_ahead_s = float("-inf")
 
     def close_orphans(self) -> None:
         """Nobody needs the content any more that only this host has."""

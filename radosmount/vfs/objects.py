@@ -44,6 +44,8 @@ from radosmount.store.interface import (
 from radosmount.store.posix import Posix
 from radosmount.vfs.heads import HEAD_BYTES, Heads
 from radosmount.vfs.nodes import FileNode, NodeTable, Vouch
+from radosmount.vfs.removers import Removers
+from radosmount.vfs.statahead import StatAhead
 
 # How long fstat(2) of an open file may answer from what was heard of it last: close-to-open asks
 # for no more, and `tail -f` on what another client appends polls once a second.
@@ -51,6 +53,8 @@ OPEN_FRESHNESS_S: Final = 1.0
 # The kernel keeps listed names so long. An open of one comes without a look-up, so nothing that
 # the kernel keeps of the file may be older.
 LISTED_NAME_FRESHNESS_S: Final = 1.0
+# How long a name that was listed may be looked up as it was, to be removed: see `Removers`.
+LISTED_FOR_REMOVAL_S: Final = 60.0
 # The kernel looks a path up for every open(2) and stat(2) of a name that it does not keep, in
 # the thread that then sends OPEN or GETATTR: one stat answers both.
 LOOKUP_FRESHNESS_S: Final = 0.05
@@ -83,6 +87,7 @@ class Objects:
         self._invalidate = invalidate
         self._unlink_gone = unlink_gone
         self.heads = Heads()
+        self.removers = Removers()
 
     async def look_up(self, key: ObjectKey, caller: int, ask: Ask | None = None) -> FileNode:
         """The inode of an existing object, for the thread `caller` (0: unknown). `ask`: instead of
@@ -91,6 +96,13 @@ class Objects:
         Raises: NoSuchEntry.
         """
         node = self._nodes.find_file(key)
+        if node is not None and node.stat_ahead is not None and caller:
+            node.as_listed = self._is_as_listed(node, node.stat_ahead) and self.removers.take(
+                caller
+            )
+            if node.as_listed:
+                node.vouch = None
+                return node
         is_fetched = node is not None and await self._take_fetched_ahead(node)
         is_fetched = is_fetched and self._nodes.find_file(key) is node  # not forgotten meanwhile
         if node is None or not is_fetched:
@@ -166,7 +178,7 @@ class Objects:
         version than `shown_version` has it forget them.
         """
         file = node.file
-        if not (has_looked_up or node.open_count):
+        if node.as_listed or not (has_looked_up or node.open_count):
             return 0.0
         if file.is_suspect or file.unstored_byte_count:  # the flush of an append may move it
             return 0.0
@@ -226,6 +238,7 @@ class Objects:
         try:
             stat = await self._store.stat(file.key)
         except ObjectNotFound as failure:
+            node.note_gone()
             if file.epoch == epoch:
                 raise StaleFile(f"{file.key.name!r} was removed") from failure
             _check_linked(file)  # else it was renamed here meanwhile
@@ -340,6 +353,13 @@ class Objects:
             now_posix = posix.decode(kept[-1]) if kept else before.posix
             now = ObjectStat(before.size, mtime_now_s, version, posix=now_posix)
             file.take_change(now, is_as_bare=not gives_xattrs(steps))
+
+    def _is_as_listed(self, node: FileNode, listing: StatAhead) -> bool:
+        """Whether nothing has been heard of it that its listing, not long ago, did not say."""
+        file = node.file
+        is_young = switching.current_time() - listing.listed_s < LISTED_FOR_REMOVAL_S
+        is_as_known = file.is_clean and not file.is_suspect and not file.is_unlinked
+        return is_young and is_as_known and node.lost_removal is None and node.replaced is None
 
     def _take_vouch(self, node: FileNode, caller: int, for_open: bool) -> bool:
         """Whether the same thread has just looked it up. Good for one question."""

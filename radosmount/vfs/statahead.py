@@ -33,6 +33,7 @@ class StatAhead:
         self._nursery = nursery
         self._revalidate = revalidate
         self._nodes: list[weakref.ref[FileNode]] = []  # the kernel may forget them meanwhile
+        self.listed_s = switching.current_time()  # when the listing began
         self._asked_index = -1
         self._asked_count = 0
         self._window_count = 0

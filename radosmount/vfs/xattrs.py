@@ -93,12 +93,13 @@ class XattrCalls:
         if file.stages_xattrs:
             self._cache.stage_xattr(file, key, value)
         else:
-            await self._objects.in_turn(file, lambda: self._store_one(file, key, value, notice))
+            await self._objects.in_turn(file, lambda: self._store_one(node, key, value, notice))
 
     async def _store_one(
-        self, file: CachedFile, key: bytes, value: bytes | None, notice: Notice | None
+        self, node: FileNode, key: bytes, value: bytes | None, notice: Notice | None
     ) -> None:
         """An operation of the sequencer. The mtime stays: content did not change."""
+        file = node.file
         if file.stages_xattrs:  # truncated or renamed over while we waited
             self._cache.stage_xattr(file, key, value)
             return
@@ -106,6 +107,7 @@ class XattrCalls:
         try:
             await self._objects.change_beside(file, (step,), mtime_s=None, notice=notice)
         except ObjectNotFound as failure:
+            node.note_gone()
             raise StaleFile(f"{file.key.name!r} was removed") from failure
 
     async def _values(self, node: Node) -> Mapping[bytes, bytes]:
@@ -117,6 +119,7 @@ class XattrCalls:
         try:
             stored = await self._store.get_xattrs(file.key)
         except ObjectNotFound as failure:
+            node.note_gone()
             raise StaleFile(f"{file.key.name!r} was removed") from failure
         return with_staged(stored.values, file)
 

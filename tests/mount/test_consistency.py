@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import rados
 
 from radosmount.config import MIB
 from radosmount.lab import Lab
+from radosmount.vfs.objects import LISTED_NAME_FRESHNESS_S
 from tests.mount.calls import fails, object_of, opened
 from tests.mount.mounting import Mount, mounted
 from tests.support.cluster import SHARED_POOL
@@ -130,6 +131,37 @@ def test_growth_elsewhere_after_a_listing(lab: Lab, namespace: str, cluster: rad
                 with opened(Path(path), os.O_RDONLY) as descriptor:
                     assert os.fstat(descriptor).st_size == len(content)
                     assert os.read(descriptor, 100_000) == content
+
+
+@pytest.mark.parametrize("wait_s", [0, LISTED_NAME_FRESHNESS_S + 0.2])  # the kernel's own clock
+def test_gone_elsewhere_behind_a_removal(
+    wait_s: float, lab: Lab, namespace: str, cluster: rados.Rados
+) -> None:
+    """Whatever is done with a listed name, but stat, asks RADOS, so that a file that is gone is
+    ENOENT; also where the thread has just removed another, and finds it as it was listed."""
+    calls: list[Callable[[Path], object]] = [
+        os.unlink,
+        Path.read_bytes,
+        lambda path: os.setxattr(path, "user.x", b""),
+        lambda path: os.rename(path, f"{path}-renamed"),
+        lambda path: os.truncate(path, 1),
+        lambda path: os.utime(path, (1, 1)),
+    ]
+    with (
+        contextlib.closing(cluster.open_ioctx(SHARED_POOL)) as objects,
+        mounted(lab, f"ceph:{SHARED_POOL}/{namespace}") as mount,
+    ):
+        objects.set_namespace(namespace)
+        for number in range(len(calls)):
+            objects.write_full(f"removed-{number}", b"content")
+            objects.write_full(f"gone-{number}", b"content")
+        assert len(os.listdir(mount.path)) == 2 * len(calls)
+        time.sleep(wait_s)
+        for number, call in enumerate(calls):
+            objects.remove_object(f"gone-{number}")
+            os.unlink(mount.path / f"removed-{number}")
+            with fails(errno.ENOENT):
+                call(mount.path / f"gone-{number}")
 
 
 def test_growth_elsewhere_of_an_open_file(file: Path, objects: rados.Ioctx) -> None:

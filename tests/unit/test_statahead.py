@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from radosmount.errors import NoSuchEntry, StoreFailure, TimedOut
+from radosmount.errors import NoSuchEntry, StaleFile, StoreFailure, TimedOut
 from radosmount.store.memory import Call
 from radosmount.vfs.attributes import Attributes
 from radosmount.vfs.filesystem import ListedEntry
@@ -313,3 +313,93 @@ async def test_unstored_bytes_forbid_keeping_attributes(mount: Bench) -> None:
     assert attributes.valid_s == 1.0
     await mount.fs.write(opened.handle, 0, b"abc")
     assert (await mount.fs.get_attributes(attributes.ino)).valid_s == 0.0
+
+
+async def test_one_stat_serves_lookup_and_access(mount: Bench) -> None:
+    """access(2) asks whether a listed name is still there, and not again for a look-up."""
+    mount.store.put_now(key_of(b"f"), b"abc")
+    ino = (await mount.fs.lookup(ROOT_INO, b"f", CALLER)).ino
+    await mount.fs.check_access(ino, os.F_OK, CALLER)
+    assert mount.statted == [b"f"]
+    await mount.list()
+    mount.store.remove_now(key_of(b"f"))
+    with pytest.raises(StaleFile):
+        await mount.fs.check_access(ino, os.F_OK, CALLER)
+
+
+# --- Removals, one after the other
+
+
+async def listed_and_one_removed(mount: Bench, mock_clock: MockClock) -> None:
+    """`a`, `b` and `c` were listed, longer ago than the kernel keeps names; CALLER removes `a`."""
+    for name in (b"a", b"b", b"c"):
+        mount.store.put_now(key_of(name), b"abc")
+    await mount.list()
+    mock_clock.jump(10)
+    await mount.fs.lookup(ROOT_INO, b"a", CALLER)
+    await mount.fs.unlink(ROOT_INO, b"a", caller=CALLER)
+    await wait_all_tasks_blocked()
+    mount.statted.clear()
+
+
+async def test_who_removes_asks_only_for_that(mount: Bench, mock_clock: MockClock) -> None:
+    """`rm -r`: the look-up before each unlink is answered as the name was listed."""
+    await listed_and_one_removed(mount, mock_clock)
+    for name in (b"b", b"c"):
+        await mount.fs.lookup(ROOT_INO, name, CALLER)
+        await mount.fs.unlink(ROOT_INO, name, caller=CALLER)
+    assert mount.statted == []
+    assert await mount.list() == []
+
+
+async def test_a_look_up_behind_a_removal_vouches_for_nothing(
+    mount: Bench, mock_clock: MockClock
+) -> None:
+    """stat(2) and open(2) ask, whatever they began with; what was heard a moment ago does not
+    count either."""
+    await listed_and_one_removed(mount, mock_clock)
+    await mount.fs.lookup(ROOT_INO, b"b", OTHER)
+    mount.store.put_now(key_of(b"b"), b"changed by another")
+    shown = await mount.fs.lookup(ROOT_INO, b"b", CALLER)
+    assert shown.valid_s == 0
+    assert (await mount.fs.get_attributes(shown.ino, CALLER)).size == len(b"changed by another")
+    mount.store.put_now(key_of(b"b"), b"changed again")
+    await mount.fs.unlink(ROOT_INO, b"c", caller=CALLER)
+    await mount.fs.lookup(ROOT_INO, b"b", CALLER)
+    opened = await mount.fs.open(shown.ino, os.O_RDONLY, CALLER)
+    assert await mount.read(opened.handle) == b"changed again"
+
+
+async def test_a_name_that_is_gone_behind_a_removal(mount: Bench, mock_clock: MockClock) -> None:
+    """Who opens it is told to look it up again, and then the store is asked."""
+    await listed_and_one_removed(mount, mock_clock)
+    mount.store.remove_now(key_of(b"b"))
+    mount.store.remove_now(key_of(b"c"))
+    ino = (await mount.fs.lookup(ROOT_INO, b"b", CALLER)).ino
+    with pytest.raises(StaleFile):
+        await mount.fs.check_access(ino, os.F_OK, CALLER)
+    with pytest.raises(StaleFile):
+        await mount.fs.open(ino, os.O_RDONLY, CALLER)
+    with pytest.raises(NoSuchEntry):
+        await mount.fs.lookup(ROOT_INO, b"b", CALLER)
+    with pytest.raises(NoSuchEntry):
+        await mount.fs.unlink(ROOT_INO, b"c", caller=CALLER)
+
+
+@pytest.mark.parametrize("why", ["another thread", "made since", "listed long ago", "one look-up"])
+async def test_other_look_ups_ask(mount: Bench, mock_clock: MockClock, why: str) -> None:
+    """Only what the thread does next, and of a name that was listed within the last minute."""
+    await listed_and_one_removed(mount, mock_clock)
+    name, caller = b"b", CALLER
+    if why == "another thread":
+        caller = OTHER
+    elif why == "made since":
+        name = b"new"
+        mount.store.put_now(key_of(name), b"")
+    elif why == "listed long ago":
+        mock_clock.jump(60)
+    else:
+        await mount.fs.lookup(ROOT_INO, b"c", CALLER)
+    mount.statted.clear()
+    await mount.fs.lookup(ROOT_INO, name, caller)
+    assert name in mount.statted

@@ -1,0 +1,31 @@
+"""Threads that remove one file after the other, as rm -r does.
+
+Each unlink(2) begins with a look-up, once the kernel does not keep the listed name any more: a
+round trip to hear what the removal would tell as well. So the look-up that follows a removal by
+the same thread is answered as the name was listed, if it was. Whatever else it was for asks the
+store: the look-up vouches for nothing.
+"""
+
+from collections import OrderedDict
+from typing import Final
+
+THREAD_COUNT_MAX: Final = 64  # that are remembered
+
+
+class Removers:
+    def __init__(self) -> None:
+        self._threads: OrderedDict[int, None] = OrderedDict()
+
+    def note_removal(self, caller: int) -> None:
+        """The thread `caller` asks for one."""
+        self._threads[caller] = None
+        if len(self._threads) > THREAD_COUNT_MAX:
+            self._threads.popitem(last=False)
+
+    def take(self, caller: int) -> bool:
+        """Whether a removal was the thread's last call by name, as far as is known. Good for one
+        look-up: a name that is gone is looked up once more, and then the store is asked."""
+        if caller in self._threads:
+            del self._threads[caller]
+            return True
+        return False
