@@ -31,15 +31,14 @@ class _JointProgress(Progress):
         self._keys = keys
 
     def note(self) -> None:
-        super().note()
-        for queue in self._present():
-            queue.note()
+        self.noted_s = now_s = switching.current_time()
+        for key in self._keys:
+            if key in self._queues:
+                self._queues[key].noted_s = now_s
 
     def last_s(self) -> float:
-        return max([super().last_s(), *(queue.last_s() for queue in self._present())])
-
-    def _present(self) -> list[_Queue]:
-        return [self._queues[key] for key in self._keys if key in self._queues]
+        present = [self._queues[key].noted_s for key in self._keys if key in self._queues]
+        return max([self.noted_s, *present])
 
 
 # Tasks that are kept for the next operation: starting one costs more than waking one.

@@ -162,10 +162,10 @@ class Deadlines:
 class Progress:
     """When an operation was last acknowledged anything (trio's clock)."""
 
-    _last_s = -math.inf
+    noted_s = -math.inf
 
     def note(self) -> None:
-        self._last_s = switching.current_time()
+        self.noted_s = switching.current_time()
 
     def last_s(self) -> float:
-        return self._last_s
+        return self.noted_s

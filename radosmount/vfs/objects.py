@@ -45,7 +45,6 @@ from radosmount.store.posix import Posix
 from radosmount.vfs.heads import HEAD_BYTES, Heads
 from radosmount.vfs.nodes import FileNode, NodeTable, Vouch
 from radosmount.vfs.removers import Removers
-from radosmount.vfs.statahead import StatAhead
 
 # How long fstat(2) of an open file may answer from what was heard of it last: close-to-open asks
 # for no more, and `tail -f` on what another client appends polls once a second.
@@ -96,10 +95,9 @@ class Objects:
         Raises: NoSuchEntry.
         """
         node = self._nodes.find_file(key)
-        if node is not None and node.stat_ahead is not None and caller:
-            node.as_listed = self._is_as_listed(node, node.stat_ahead) and self.removers.take(
-                caller
-            )
+        is_removing = self.removers.take(caller)
+        if node is not None:
+            node.as_listed = is_removing and self._is_as_listed(node)
             if node.as_listed:
                 node.vouch = None
                 return node
@@ -354,12 +352,13 @@ class Objects:
             now = ObjectStat(before.size, mtime_now_s, version, posix=now_posix)
             file.take_change(now, is_as_bare=not gives_xattrs(steps))
 
-    def _is_as_listed(self, node: FileNode, listing: StatAhead) -> bool:
+    def _is_as_listed(self, node: FileNode) -> bool:
         """Whether nothing has been heard of it that its listing, not long ago, did not say."""
-        file = node.file
+        file, listing = node.file, node.stat_ahead
+        if listing is None or not file.is_clean or file.is_suspect or file.is_unlinked:
+            return False
         is_young = switching.current_time() - listing.listed_s < LISTED_FOR_REMOVAL_S
-        is_as_known = file.is_clean and not file.is_suspect and not file.is_unlinked
-        return is_young and is_as_known and node.lost_removal is None and node.replaced is None
+        return is_young and node.lost_removal is None and node.replaced is None
 
     def _take_vouch(self, node: FileNode, caller: int, for_open: bool) -> bool:
         """Whether the same thread has just looked it up. Good for one question."""

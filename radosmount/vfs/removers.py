@@ -17,14 +17,15 @@ class Removers:
         self._threads: OrderedDict[int, None] = OrderedDict()
 
     def note_removal(self, caller: int) -> None:
-        """The thread `caller` asks for one."""
-        self._threads[caller] = None
+        """The thread `caller` (0: unknown) asks for one."""
+        if caller:
+            self._threads[caller] = None
         if len(self._threads) > THREAD_COUNT_MAX:
             self._threads.popitem(last=False)
 
     def take(self, caller: int) -> bool:
-        """Whether a removal was the thread's last call by name, as far as is known. Good for one
-        look-up: a name that is gone is looked up once more, and then the store is asked."""
+        """The thread looks a file up: whether a removal was its last call by name, as far as is
+        known. Once: a name that is gone is looked up anew, and then the store is asked."""
         if caller in self._threads:
             del self._threads[caller]
             return True

@@ -386,7 +386,9 @@ async def test_a_name_that_is_gone_behind_a_removal(mount: Bench, mock_clock: Mo
         await mount.fs.unlink(ROOT_INO, b"c", caller=CALLER)
 
 
-@pytest.mark.parametrize("why", ["another thread", "made since", "listed long ago", "one look-up"])
+@pytest.mark.parametrize(
+    "why", ["another thread", "made since", "listed long ago", "one look-up", "another name"]
+)
 async def test_other_look_ups_ask(mount: Bench, mock_clock: MockClock, why: str) -> None:
     """Only what the thread does next, and of a name that was listed within the last minute."""
     await listed_and_one_removed(mount, mock_clock)
@@ -398,6 +400,9 @@ async def test_other_look_ups_ask(mount: Bench, mock_clock: MockClock, why: str)
         mount.store.put_now(key_of(name), b"")
     elif why == "listed long ago":
         mock_clock.jump(60)
+    elif why == "another name":
+        with pytest.raises(NoSuchEntry):
+            await mount.fs.lookup(ROOT_INO, b"nowhere", CALLER)
     else:
         await mount.fs.lookup(ROOT_INO, b"c", CALLER)
     mount.statted.clear()
