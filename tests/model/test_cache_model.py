@@ -49,6 +49,23 @@ operations = st.lists(
     ),
     max_size=25,
 )
+grow = st.tuples(st.just("grow"), data)
+streams = st.lists(
+    st.one_of(
+        grow,
+        grow,
+        grow,
+        st.tuples(st.just("write"), st.integers(0, 30), data),
+        st.tuples(st.just("truncate"), st.integers(0, 40)),
+        st.tuples(st.just("flush")),
+        st.tuples(st.just("settle")),
+        st.tuples(st.just("hold")),
+        st.tuples(st.just("let one go")),
+        st.tuples(st.just("fail"), st.sampled_from(range(4)), st.integers(0, 3), st.booleans()),
+    ),
+    min_size=8,
+    max_size=40,
+)
 
 
 @dataclass
@@ -72,6 +89,9 @@ class World:
                 await cache.write(file, offset, content)
                 model.extend(bytes(max(offset + len(content) - len(model), 0)))
                 model[offset : offset + len(content)] = content
+            case ("grow", bytes(content)):
+                await cache.write(file, len(model), content)
+                model.extend(content)
             case ("append", bytes(content)):
                 await cache.write(file, 0, content, is_append=True)
                 model.extend(content)
@@ -100,6 +120,10 @@ class World:
                 await trio.testing.wait_all_tasks_blocked()
             case ("hold",) if self.gate is None:
                 self.gate = trio.Event()
+            case ("let one go",) if self.gate is not None:
+                self.gate.set()
+                self.gate = trio.Event()
+                await trio.testing.wait_all_tasks_blocked()
             case ("let go",) if self.gate is not None:
                 self.gate.set()
                 self.gate = None
@@ -184,6 +208,38 @@ def test_cache_is_a_bytearray(
 
     async def main() -> None:
         await play(before, atomic_max, operations)
+
+    with small_pieces():
+        run_seeded(seed, main)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    before=st.none() | st.binary(max_size=20),
+    operations=streams,
+)
+@example(  # written on while the guard is under way, and the answer behind it is lost
+    seed=0,
+    before=None,
+    operations=[
+        ("hold",),
+        ("grow", b"0123456789"),
+        ("flush",),
+        ("settle",),
+        ("grow", b"0123456789"),
+        ("fail", 0, 1, True),
+        ("let one go",),
+        ("grow", b"0123456789"),
+    ],
+)
+def test_a_stream_is_a_bytearray(
+    seed: int, before: bytes | None, operations: list[Operation]
+) -> None:
+    """The same of a file that is written on while its flushes are under way."""
+
+    async def main() -> None:
+        await play(before, 0, operations)
 
     with small_pieces():
         run_seeded(seed, main)

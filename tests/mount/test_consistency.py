@@ -149,12 +149,13 @@ def test_gone_elsewhere_behind_a_removal(
     ]
     with (
         contextlib.closing(cluster.open_ioctx(SHARED_POOL)) as objects,
-        mounted(lab, f"ceph:{SHARED_POOL}/{namespace}") as mount,
+        contextlib.ExitStack() as stack,
     ):
         objects.set_namespace(namespace)
         for number in range(len(calls)):
             objects.write_full(f"removed-{number}", b"content")
             objects.write_full(f"gone-{number}", b"content")
+        mount = stack.enter_context(mounted(lab, f"ceph:{SHARED_POOL}/{namespace}"))
         assert len(os.listdir(mount.path)) == 2 * len(calls)
         time.sleep(wait_s)
         for number, call in enumerate(calls):
