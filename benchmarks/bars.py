@@ -129,8 +129,8 @@ BOUNDS: Final[dict[str, str]] = {
     " rename(2) begin with, each after the one before; ceph-fuse renames in its MDS. The rest is"
     " CPU after a sleep, as of a create.",
     "unlink": "One round trip, as in librados's row, and one request, whose two sides wake each"
-    " other. The rest is CPU after a sleep, as of a create. A listed name is known for a"
-    " second: those that are reached later are looked up again.",
+    " other. The rest is CPU after a sleep, as of a create. The kernel keeps a listed name for a"
+    " second: those that are reached later are looked up again, without a round trip.",
     "getattr": "The kernel's part of it, in the table below, is read(2) and writev(2) of"
     " the device; a profile has half of that in waking the caller.",
 }
