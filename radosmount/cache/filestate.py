@@ -13,16 +13,17 @@ from typing import Final
 
 
 class FileState(enum.Enum):
-    """`needs_flush`: there is something that no flush under way stores."""
+    """Beside its name: whether it is clean, and whether it needs a flush, since there is something
+    that none under way stores."""
 
     __hash__ = object.__hash__  # by identity, as they are compared; Enum's own is Python
-    CLEAN = "clean", False  # the store has everything
-    DIRTY = "dirty", True  # it does not, and no flush is under way
-    WRITING = "writing", False  # a flush of exactly what differs is under way
-    REDIRTIED = "redirtied", True  # a flush is under way and already outdated
+    CLEAN = "clean", True, False  # the store has everything
+    DIRTY = "dirty", False, True  # it does not, and no flush is under way
+    WRITING = "writing", False, False  # a flush of exactly what differs is under way
+    REDIRTIED = "redirtied", False, True  # a flush is under way and already outdated
 
-    def __init__(self, text: str, needs_flush: bool) -> None:
-        self.is_clean = text == "clean"
+    def __init__(self, _: str, is_clean: bool, needs_flush: bool) -> None:
+        self.is_clean = is_clean
         self.needs_flush = needs_flush
 
 

@@ -108,16 +108,15 @@ class Flusher:
             try:
                 if file.has_many_attempts:
                     await self._outdate_attempts(file)
-                return await self._send_first(file, file.current_flight, notice)
+                return await self._send_first(file, notice)
             except (ObjectExists, ObjectNotFound, VersionConflict) as refusal:
                 if not await self._rebase(file):
                     text = f"{file.key.name!r}: another client has changed it since it was opened"
                     raise VersionConflict(text) from refusal
         raise VersionConflict(f"{file.key.name!r}: others append without end")
 
-    async def _send_first(
-        self, file: CachedFile, flight: Flight, notice: Notice | None
-    ) -> tuple[Plan, int]:
+    async def _send_first(self, file: CachedFile, notice: Notice | None) -> tuple[Plan, int]:
+        flight = file.current_flight
         plan = self._plan(flight, notice)
         try:
             return plan, await self._apply(file, plan.first)

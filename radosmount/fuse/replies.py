@@ -33,8 +33,7 @@ def answers(handler: Handler[S, P, T]) -> Handler[S, P, T]:
         try:
             return await handler(self, *args, **kwargs)
         except Exception as failure:  # not BaseException: trio.Cancelled must pass
-            errno_ = errno_of(failure, handler.__name__, args)
-            raise pyfuse3.FUSEError(errno_) from failure
+            raise pyfuse3.FUSEError(errno_of(failure, handler.__name__, args)) from failure
 
     return cast(Handler[S, P, T], wrapper)
 
@@ -48,8 +47,7 @@ def without_answers(method: Any) -> Any:
 def errno_of(failure: Exception, name: str, args: tuple[object, ...]) -> int:
     """What a handler called `name` answers; logged, if it is of any interest."""
     if isinstance(failure, RadosmountError):
-        if log.isEnabledFor(failure.log_level):
-            log.log(failure.log_level, "%s: %s", name, failure)
+        log.log(failure.log_level, "%s: %s", name, failure)
         return failure.errno
     if isinstance(failure, pyfuse3.FUSEError):
         return failure.errno

@@ -146,7 +146,7 @@ class OpenFiles:
     async def flush(self, handle: int, notice: Notice | None = None) -> None:
         """close(2), of every duplicate of a descriptor. Raises: a failed flush's error, once."""
         opened = self.handles[handle]
-        if not opened.has_flush:  # a kernel before Linux 5.16, or pyfuse3
+        if not opened.has_flush:  # the kernel asks all the same: before Linux 5.16, by pyfuse3
             return
         if self._flush_mode is FlushMode.LAZY:
             _raise_unheard(opened)

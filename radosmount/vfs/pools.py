@@ -27,6 +27,8 @@ from radosmount.vfs.nodes import ObjectPlace
 
 log = logging.getLogger(__name__)
 
+Place = tuple[int, bytes]  # pool id and namespace: an ObjectPlace, or how an ObjectKey begins
+
 FOREIGN_APPLICATIONS: Final = ("rbd", "cephfs", "rgw", "mgr")
 # A monitor answers in milliseconds; without one, the pools known so far are shown.
 REFRESH_WAIT_S: Final = 1.0
@@ -44,10 +46,10 @@ class Pools:
         self._view = view
         self._hidden: set[int] = set()
         self._probed: set[int] = set()
-        self._writable: set[tuple[int, bytes]] = set()
-        self._silent_s: dict[tuple[int, bytes], float] = {}  # when the probe was not answered
+        self._writable: set[Place] = set()
+        self._silent_s: dict[Place, float] = {}  # when the probe was not answered
         self._indexed: tuple[Pool, ...] = ()  # what `_pool_by_id` was made of
-        self._checked: set[tuple[int, bytes]] = set()  # places that may be written, by those pools
+        self._checked: set[Place] = set()  # places that may be written, by those pools
         self._pool_by_id: dict[int, Pool] = {}
 
     async def start(self) -> ObjectPlace | None:
@@ -105,8 +107,8 @@ class Pools:
         """Raises: PoolGone."""
         return self._by_id(pool_id).name
 
-    async def check_writable(self, place: tuple[int, bytes]) -> None:
-        """`place`: pool id and namespace. Where nobody tells within a moment, the flush will.
+    async def check_writable(self, place: Place) -> None:
+        """Where nobody tells within a moment, the flush will.
 
         Raises: ReadOnly, as the mount or the pool is; AccessDenied without the caps.
         """
@@ -126,12 +128,12 @@ class Pools:
             self._silent_s[place] = switching.current_time()
             log.info("nobody tells yet whether pool %r may be written", pool.name)
 
-    def _was_silent(self, place: tuple[int, bytes]) -> bool:
+    def _was_silent(self, place: Place) -> bool:
         """Whether the write probe was waited for in vain a moment ago."""
         silent_s = self._silent_s.get(place, -math.inf)
         return switching.current_time() - silent_s < WRITE_PROBE_PAUSE_S
 
-    async def _probe_write(self, pool: Pool, place: tuple[int, bytes]) -> None:
+    async def _probe_write(self, pool: Pool, place: Place) -> None:
         try:
             await self._store.probe_write(*place)
             self._writable.add(place)

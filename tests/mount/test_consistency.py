@@ -137,8 +137,9 @@ def test_growth_elsewhere_after_a_listing(lab: Lab, namespace: str, cluster: rad
 def test_gone_elsewhere_behind_a_removal(
     wait_s: float, lab: Lab, namespace: str, cluster: rados.Rados
 ) -> None:
-    """Whatever is done with a listed name, but stat, asks RADOS, so that a file that is gone is
-    ENOENT; also where the thread has just removed another, and finds it as it was listed."""
+    """A listed name is kept for a second: whatever is done with it, but stat and access(2), asks
+    RADOS, so that a file that is gone is ENOENT. A thread that has just removed a file finds the
+    next name, once, as it was listed up to a minute ago: the same holds for that."""
     calls: list[Callable[[Path], object]] = [
         os.unlink,
         Path.read_bytes,

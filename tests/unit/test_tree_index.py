@@ -1,5 +1,8 @@
 """The index of names behind the tree view: when it is made, and what it costs."""
 
+import contextlib
+from collections.abc import AsyncIterator
+
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -67,6 +70,27 @@ async def test_a_pool_that_takes_long_to_list(mount: TreeBench, mock_clock: Mock
     assert mount.listings == 3 * calls_of_one
 
 
+@contextlib.asynccontextmanager
+async def listing_under_way(mount: TreeBench, batch: int) -> AsyncIterator[list[set[bytes]]]:
+    """It is held before that batch until the block ends; then what it has found is there."""
+    calls_before, gate = mount.listings, trio.Event()
+    found: list[set[bytes]] = []
+
+    async def hold(call: Call) -> None:  # the first call settles what will be listed
+        if call.method == "list_objects" and mount.listings >= calls_before + batch:
+            await gate.wait()
+
+    async def ls() -> None:
+        found.append(await mount.ls())
+
+    mount.store.delay = hold
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ls)
+        await wait_all_tasks_blocked()
+        yield found
+        gate.set()
+
+
 async def test_what_changes_while_a_listing_is_made(
     mount: TreeBench, mock_clock: MockClock
 ) -> None:
@@ -74,25 +98,9 @@ async def test_what_changes_while_a_listing_is_made(
     mount.store.put_now(key_of(b"old"), b"")
     await mount.fs.lookup(ROOT_INO, b"old")
     mock_clock.jump(2)
-    gate, calls_before = trio.Event(), mount.listings
-    found: list[set[bytes]] = []
-
-    async def delay(call: Call) -> None:
-        is_second = mount.listings > calls_before  # what it will list is settled by the first
-        if call.method == "list_objects" and is_second:
-            await gate.wait()
-
-    mount.store.delay = delay
-
-    async def ls() -> None:
-        found.append(await mount.ls())
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(ls)
-        await wait_all_tasks_blocked()
+    async with listing_under_way(mount, 1) as found:
         await mount.write(b"new", b"")
         await mount.remove(b"old")
-        gate.set()
     assert found == [{b"new"}]
 
 
@@ -208,24 +216,8 @@ async def test_a_file_that_is_stored_during_a_listing(
     await mount.ls()
     mock_clock.jump(2)
     handle, _ = await mount.create(b"new")
-    listed_before = mount.listings
-    gate = trio.Event()
-
-    async def hold(call: Call) -> None:
-        if call.method == "list_objects" and mount.listings > listed_before:
-            await gate.wait()  # RADOS lists what was there at its beginning
-
-    mount.store.delay = hold
-    found: list[set[bytes]] = []
-
-    async def ls() -> None:
-        found.append(await mount.ls())
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(ls)
-        await wait_all_tasks_blocked()
+    async with listing_under_way(mount, 1) as found:  # RADOS lists what was there at its beginning
         await mount.close(handle)
-        gate.set()
     assert found == [{b"new"}]
 
 
@@ -237,24 +229,9 @@ async def test_a_name_heard_to_be_gone_during_a_listing(
     mock_clock.jump(2)
     for number in range(2 * BATCH_COUNT):
         mount.store.put_now(key_of(b"%05d" % number), b"")
-    calls_before, gate = mount.listings, trio.Event()
-
-    async def hold_the_second_batch(call: Call) -> None:
-        if call.method == "list_objects" and mount.listings == calls_before + 2:
-            await gate.wait()
-
-    mount.store.delay = hold_the_second_batch
-    found: list[set[bytes]] = []
-
-    async def ls() -> None:
-        found.append(await mount.ls())
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(ls)
-        await wait_all_tasks_blocked()
+    async with listing_under_way(mount, 2) as found:
         mount.store.remove_now(key_of(b"00000"))
         with pytest.raises(NoSuchEntry):
             await mount.fs.lookup(ROOT_INO, b"00000")
-        gate.set()
     assert len(found[0]) == 2 * BATCH_COUNT - 1
     assert b"00000" not in found[0]
