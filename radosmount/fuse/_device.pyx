@@ -21,6 +21,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from posix.fcntl cimport F_GETFL, F_SETFL, O_NONBLOCK, fcntl
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.unistd cimport write
 
 import os
 
@@ -175,6 +176,10 @@ ctypedef struct Known:
     uint64_t change_count  # at which it was answered
     int64_t valid_until_ns
     fuse_attr attr
+
+ctypedef struct ShortReply:
+    fuse_out_header header
+    char[240] value
 
 
 cdef int64_t now_ns() noexcept nogil:
@@ -522,16 +527,20 @@ cdef class Device:
         return False
 
     cdef void send(self, uint64_t unique, int error, const void *data, size_t length) noexcept:
-        cdef fuse_out_header header
+        """In one piece where it is short: the kernel maps the memory of each."""
+        cdef ShortReply reply
         cdef iovec[2] parts
-        header.len = <uint32_t>(sizeof(header) + length)
-        header.error = error
-        header.unique = unique
-        parts[0].iov_base = &header
-        parts[0].iov_len = sizeof(header)
-        parts[1].iov_base = <void *>data
-        parts[1].iov_len = length
-        writev(self.fd, parts, 2 if length else 1)
+        reply.header.len = <uint32_t>(sizeof(reply.header) + length)
+        reply.header.error = error
+        reply.header.unique = unique
+        if length <= sizeof(reply.value):
+            if length:
+                memcpy(reply.value, data, length)
+            write(self.fd, &reply, reply.header.len)
+            return
+        parts[0].iov_base, parts[0].iov_len = &reply.header, sizeof(reply.header)
+        parts[1].iov_base, parts[1].iov_len = <void *>data, length
+        writev(self.fd, parts, 2)
 
     # The session
 

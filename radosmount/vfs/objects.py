@@ -387,9 +387,10 @@ class Objects:
         file.heard_s = switching.current_time()
         if is_changed or was_suspect:
             node.stale_count += 1  # the next open drops them, for every handle
-        looks_same = replace(stat, version=before.version) == before
-        if is_changed and looks_same and node.open_count and may_notify:
-            self._invalidate(node.ino)  # the kernel cannot tell by what it is answered
+        if not (is_changed and node.open_count and may_notify):
+            return
+        if replace(stat, version=before.version) == before:  # then the kernel cannot tell
+            self._invalidate(node.ino)
 
     def _enter(
         self, key: ObjectKey, stat: ObjectStat, prepared: FileNode | None = None

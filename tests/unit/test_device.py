@@ -439,6 +439,14 @@ def test_a_reply_that_nobody_waits_for_is_no_failure() -> None:
         os.close(write_fd)
 
 
+@pytest.mark.parametrize("length", [0, 1, 239, 240, 241, 4096, 100_000])
+def test_replies_of_all_sizes(length: int, kernel: Kernel) -> None:
+    """Whether they go out in one piece or not."""
+    value = os.urandom(length)
+    kernel.device.reply(kernel.ask(READ, bytes(40)), value)
+    assert kernel.reply() == (0, UNIQUE, value)
+
+
 @pytest.mark.parametrize("length", [0, 1, 65535, 65536, 200_000])
 def test_writes_of_all_sizes(length: int, kernel: Kernel) -> None:
     """Whether its bytes are copied or not, a request has its own, and keeps them."""
