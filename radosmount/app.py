@@ -32,7 +32,10 @@ M_TRIM_THRESHOLD: Final = -1
 M_MMAP_THRESHOLD: Final = -3
 M_ARENA_MAX: Final = -8
 ARENA_COUNT_MAX: Final = 2
-KEPT_BYTES_MAX: Final = 4 * MIB  # the size of an operation: smaller blocks are used again soon
+SHARED_BLOCK_BYTES_MAX: Final = 4 * MIB  # the size of an operation: smaller ones are used again
+# Of what was freed, so much stays ours, but a quarter of `cache_size` at most. The kernel clears
+# each page that it gives us anew: that was a sixth of our CPU for a stream of writes.
+KEPT_BYTES_MAX: Final = 64 * MIB
 
 # gc.set_threshold. Nearly all here goes with its last reference; the collector is for the few
 # cycles (exceptions, tasks), most of which are young when they end. A look at everything, by
@@ -79,19 +82,19 @@ def make_spool(config: Config) -> Spool | None:
 
 def run(config: Config, announce_ready: OnReady) -> int:
     """As `lifecycle.run`. Raises: MountError."""
-    share_freed_memory()
+    share_freed_memory(min(config.cache.size_bytes // 4, KEPT_BYTES_MAX))
     collect_rarely()
     return lifecycle.run(config, announce_ready, Parts(open_store, make))
 
 
-def share_freed_memory() -> None:
+def share_freed_memory(kept_bytes: int) -> None:
     """Bound what malloc keeps, before there are threads. MALLOC_ARENA_MAX of the environment
     counts more; a libc without mallopt (musl) has no arenas."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None and "MALLOC_ARENA_MAX" not in os.environ:
         mallopt(M_ARENA_MAX, ARENA_COUNT_MAX)
-        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES_MAX)
-        mallopt(M_MMAP_THRESHOLD, KEPT_BYTES_MAX)
+        mallopt(M_TRIM_THRESHOLD, kept_bytes)
+        mallopt(M_MMAP_THRESHOLD, SHARED_BLOCK_BYTES_MAX)
 
 
 def collect_rarely() -> None:
