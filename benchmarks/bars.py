@@ -131,6 +131,6 @@ BOUNDS: Final[dict[str, str]] = {
     "unlink": "One round trip, as in librados's row, and one request, whose two sides wake each"
     " other. The rest is CPU after a sleep, as of a create. The kernel keeps a listed name for a"
     " second: those that are reached later are looked up again, without a round trip.",
-    "getattr": "The kernel's part of it, in the table below, is read(2) and writev(2) of"
+    "getattr": "The kernel's part of it, in the table below, is read(2) and write(2) of"
     " the device; a profile has half of that in waking the caller.",
 }
