@@ -223,10 +223,10 @@ class Server:
         return notice
 
     def _flush(self, handle: int, request: "_device.Request") -> Awaitable[None]:
-        return self._filesystem.flush(handle, self._notice(request))
+        return self._filesystem.flush(handle, self._notice(request), request.pid)
 
     def _fsync(self, handle: int, request: "_device.Request") -> Awaitable[None]:
-        return self._filesystem.sync(handle, self._notice(request))
+        return self._filesystem.sync(handle, self._notice(request), request.pid)
 
     async def _create(
         self, parent: int, name: bytes, mode: int, flags: int, request: "_device.Request"
@@ -260,10 +260,10 @@ class Server:
         return self._filesystem.unlink(parent, name, self._notice(request), request.pid)
 
     async def _setattr(
-        self, ino: int, change: "_device.Change", handle: int | None, _: object
+        self, ino: int, change: "_device.Change", handle: int | None, request: "_device.Request"
     ) -> Any:
         wanted = AttributeChange(change.size, change.mtime_ns, change.mode, change.uid, change.gid)
-        attributes = await self._filesystem.set_attributes(ino, wanted, handle)
+        attributes = await self._filesystem.set_attributes(ino, wanted, handle, request.pid)
         return self._encode.entry(attributes)
 
     async def _setxattr(

@@ -12,6 +12,7 @@ What holds for every store:
 """
 
 import enum
+import time
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
@@ -154,7 +155,8 @@ Step = Create | WriteFull | Write | Truncate | SetXattr | RemoveXattr | SetOmap 
 @dataclass(slots=True)
 class Notice:
     """What someone is told in the moment in which the store acknowledges: `message`, written to
-    `fd` by the driver. `is_sent` is set before the caller goes on; a driver may leave it to him.
+    `fd` by the driver. `is_sent` is set before the caller goes on, with `sent_ns`, a time that is
+    not after it (CLOCK_MONOTONIC, as `asked_ns`); a driver may leave it to him.
 
     Whoever hears of it so may ask the next thing before the caller knows: see `Pump`.
     """
@@ -162,6 +164,8 @@ class Notice:
     fd: int
     message: bytes  # at most NOTICE_BYTES_MAX
     is_sent: bool = False
+    asked_ns: int = field(default_factory=time.monotonic_ns)
+    sent_ns: int = 0
 
 
 NOTICE_BYTES_MAX: Final = 256

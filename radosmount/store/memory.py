@@ -11,6 +11,7 @@ atomic. Beyond the contract a test can
 
 import contextlib
 import os
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -232,6 +233,7 @@ class MemoryStore:
                 raise errors.PermissionDenied(f"{key}: no write cap")
             version = self._apply(key, change)
             if change.notice is not None:
+                change.notice.sent_ns = time.monotonic_ns()
                 with contextlib.suppress(OSError):  # whoever waited may be gone
                     os.write(change.notice.fd, change.notice.message)
                 change.notice.is_sent = True

@@ -10,14 +10,13 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import trio
 
 from radosmount.background import keep_running
-from radosmount.cache.extents import Buffer
 from radosmount.cache.file import CachedFile
 from radosmount.cache.pagecache import PageCache
 from radosmount.cache.readahead import ReadAhead
@@ -114,6 +113,13 @@ class Filesystem:
             ReadAhead(store, self._cache, nursery, cache.size_bytes // 8),
             cache,
         )
+        # What is done to open files: every request that is saved a call shows.
+        self.open: Final = self._opens.open
+        self.read: Final = self._opens.read
+        self.write: Final = self._opens.write
+        self.flush: Final = self._opens.flush
+        self.sync: Final = self._opens.sync
+        self.release: Final = self._opens.release
 
     async def start(self) -> None:
         """Find the root's pool and begin background work. Raises: MountError."""
@@ -237,7 +243,7 @@ class Filesystem:
             await self._pools.check_writable(place)
 
     async def set_attributes(
-        self, ino: int, change: AttributeChange, handle: int | None = None
+        self, ino: int, change: AttributeChange, handle: int | None = None, caller: int = 0
     ) -> Attributes:
         """A size set without a handle is stored on return, one set with a handle by its close.
 
@@ -248,11 +254,14 @@ class Filesystem:
         self._metadata.check(self._attributes(node), change)
         is_kept = self._metadata.is_kept(change)
         if isinstance(node, FileNode):
+            version = node.file.base.version
             await self._pools.check_writable(node.file.key[:2])
             if change.size is not None:
                 await self._truncate(node, change.size, handle)
             if is_kept:
                 await self._metadata.set_of_file(node, change)
+            if node.file.base.version != version:
+                self._objects.own_changes.note(node, caller)
         elif change.size is not None:
             raise IsDirectory(f"inode {ino}")
         elif is_kept and isinstance(node, DirectoryNode):
@@ -308,28 +317,6 @@ class Filesystem:
         node = await self._objects.create(key, is_exclusive=True, kept=kept)
         self._directories.note_changed(parent)
         return self._referenced(node)
-
-    # The coroutines of `OpenFiles` themselves.
-
-    def open(
-        self, ino: int, flags: int, caller: int = 0, uid: int = 0
-    ) -> Coroutine[Any, Any, OpenFile]:
-        return self._opens.open(ino, flags, caller, uid)
-
-    def read(self, handle: int, offset: int, length: int) -> Coroutine[Any, Any, Buffer]:
-        return self._opens.read(handle, offset, length)
-
-    def write(self, handle: int, offset: int, data: bytes) -> Coroutine[Any, Any, int]:
-        return self._opens.write(handle, offset, data)
-
-    def flush(self, handle: int, notice: Notice | None = None) -> Coroutine[Any, Any, None]:
-        return self._opens.flush(handle, notice)
-
-    def sync(self, handle: int, notice: Notice | None = None) -> Coroutine[Any, Any, None]:
-        return self._opens.sync(handle, notice)
-
-    def release(self, handle: int) -> Coroutine[Any, Any, None]:
-        return self._opens.release(handle)
 
     # Directories
 

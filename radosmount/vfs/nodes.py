@@ -101,6 +101,13 @@ class Vouch:
     looked_up_s: float
 
 
+class OwnChange(NamedTuple):
+    """The last change by this mount that is stored, and when its thread was told: `OwnChanges`."""
+
+    caller: int
+    told_ns: int
+
+
 @dataclass(frozen=True, slots=True)
 class LostRemoval:
     """An unlinking whose reply was lost. `orphan`: what handles go on with, should it be applied;
@@ -121,6 +128,7 @@ class FileNode(Node):
         "file",
         "lost_removal",
         "open_count",
+        "own_change",
         "replaced",
         "shown_version",
         "stale_count",
@@ -140,6 +148,7 @@ class FileNode(Node):
         self.dropped_count = 0  # up to which of them it is known to have dropped them
         self.lost_removal: LostRemoval | None = None
         self.vouch: Vouch | None = None
+        self.own_change: OwnChange | None = None
         self.as_listed = False  # was looked up last as it was listed: nobody was asked
         self.stat_ahead: StatAhead | None = None  # of the last listing that had it
         self.stat_ahead_index = 0
@@ -187,6 +196,13 @@ class FileNode(Node):
         finally:
             self.replaced.set()
             self.replaced = None
+
+    @property
+    def is_settled(self) -> bool:
+        """Nothing is unstored or under way, nor in doubt."""
+        file = self.file
+        is_known = file.is_clean and not file.is_suspect and not file.is_unlinked
+        return is_known and self.lost_removal is None and self.replaced is None
 
     @property
     def is_only_read(self) -> bool:

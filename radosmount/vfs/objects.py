@@ -44,6 +44,7 @@ from radosmount.store.interface import (
 from radosmount.store.posix import Posix
 from radosmount.vfs.heads import HEAD_BYTES, Heads
 from radosmount.vfs.nodes import FileNode, NodeTable, Vouch
+from radosmount.vfs.ownchanges import OwnChanges
 from radosmount.vfs.removers import Removers
 
 # How long fstat(2) of an open file may answer from what was heard of it last: close-to-open asks
@@ -87,6 +88,7 @@ class Objects:
         self._unlink_gone = unlink_gone
         self.heads = Heads()
         self.removers = Removers()
+        self.own_changes = OwnChanges()
 
     async def look_up(self, key: ObjectKey, caller: int, ask: Ask | None = None) -> FileNode:
         """The inode of an existing object, for the thread `caller` (0: unknown). `ask`: instead of
@@ -98,7 +100,8 @@ class Objects:
         is_removing = self.removers.take(caller)
         if node is not None:
             node.as_listed = is_removing and self._is_as_listed(node)
-            if node.as_listed:
+            is_own = node.own_change is not None and self.own_changes.is_known(node, caller)
+            if node.as_listed or is_own:
                 node.vouch = None
                 return node
         is_fetched = node is not None and await self._take_fetched_ahead(node)
@@ -351,14 +354,14 @@ class Objects:
             now_posix = posix.decode(kept[-1]) if kept else before.posix
             now = ObjectStat(before.size, mtime_now_s, version, posix=now_posix)
             file.take_change(now, is_as_bare=not gives_xattrs(steps))
+            file.heard_s = switching.current_time()
 
     def _is_as_listed(self, node: FileNode) -> bool:
         """Whether nothing has been heard of it that its listing, not long ago, did not say."""
-        file, listing = node.file, node.stat_ahead
-        if listing is None or not file.is_clean or file.is_suspect or file.is_unlinked:
+        listing = node.stat_ahead
+        if listing is None or not node.is_settled:
             return False
-        is_young = switching.current_time() - listing.listed_s < LISTED_FOR_REMOVAL_S
-        return is_young and node.lost_removal is None and node.replaced is None
+        return switching.current_time() - listing.listed_s < LISTED_FOR_REMOVAL_S
 
     def _take_vouch(self, node: FileNode, caller: int, for_open: bool) -> bool:
         """Whether the same thread has just looked it up. Good for one question."""

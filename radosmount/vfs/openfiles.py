@@ -143,7 +143,7 @@ class OpenFiles:
             _raise_unheard(opened)
         return len(data)
 
-    async def flush(self, handle: int, notice: Notice | None = None) -> None:
+    async def flush(self, handle: int, notice: Notice | None = None, caller: int = 0) -> None:
         """close(2), of every duplicate of a descriptor. Raises: a failed flush's error, once."""
         opened = self.handles[handle]
         if not opened.has_flush:  # the kernel asks all the same: before Linux 5.16, by pyfuse3
@@ -151,11 +151,11 @@ class OpenFiles:
         if self._flush_mode is FlushMode.LAZY:
             _raise_unheard(opened)
         else:
-            await self._flush(opened, notice)
+            await self._flush(opened, notice, caller)
 
-    async def sync(self, handle: int, notice: Notice | None = None) -> None:
+    async def sync(self, handle: int, notice: Notice | None = None, caller: int = 0) -> None:
         """fsync(2). Raises: a failed flush's error, once."""
-        await self._flush(self.handles[handle], notice)
+        await self._flush(self.handles[handle], notice, caller)
 
     async def release(self, handle: int) -> None:
         """The last descriptor is gone. What came after the last flush (mmap) is stored now.
@@ -195,12 +195,14 @@ class OpenFiles:
 
     # Inside
 
-    async def _flush(self, opened: FileHandle, notice: Notice | None) -> None:
+    async def _flush(self, opened: FileHandle, notice: Notice | None, caller: int) -> None:
         """Who waits for a flush that fails hears of it, though another, by the same handle (a
         forked child's close), may have heard first. Who has an error to hear gets no notice."""
         file = opened.file
         error_count = file.error_count
         await self._cache.flush(file, notice if opened.has_heard_all else None)
+        if notice is not None and notice.is_sent:
+            self._objects.own_changes.note_told(opened.node, caller, notice)
         if file.error_count:
             _raise_unheard(opened)
         if file.error is not None and file.error_count > error_count:

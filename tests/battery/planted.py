@@ -93,7 +93,7 @@ BUGS = (
         "kill-9",
         "fsync does not wait for the flush",
         "vfs/openfiles.py",
-        "await self._flush(self.handles[handle], notice)",
+        "await self._flush(self.handles[handle], notice, caller)",
         "pass",
     ),
     Bug(

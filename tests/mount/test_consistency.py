@@ -95,6 +95,19 @@ def test_stat_asks(file: Path, second: Path, objects: rados.Ioctx) -> None:
     assert not (second / file.name).exists()
 
 
+def test_stat_asks_behind_a_change_of_ones_own(file: Path, objects: rados.Ioctx) -> None:
+    """stat asks RADOS: it tells of a change elsewhere at once. Also the thread that has just
+    stored the file, by close or utimensat; 200 times of 200."""
+    for number in range(200):
+        file.write_bytes(b"ours")
+        if number % 2:
+            os.utime(file, (number, number))
+        theirs = bytes(number + 5)
+        objects.write_full(file.name, theirs)
+        assert os.stat(file).st_size == len(theirs)
+        assert file.read_bytes() == theirs
+
+
 def test_growth_elsewhere_after_stat(file: Path, objects: rados.Ioctx) -> None:
     """What the kernel keeps of a stat does not hide what another client has appended since,
     from a raw open and read: neither of a name that was looked up nor of one that was listed."""

@@ -156,6 +156,7 @@ cdef extern from *:
     """
     #include <string.h>
     #include <sys/eventfd.h>
+    #include <time.h>
     #include <unistd.h>
 
     typedef struct rm_queue rm_queue;
@@ -168,6 +169,7 @@ cdef extern from *:
         const char *notice;   /* written to notice_fd on success, where there is one */
         size_t notice_length;
         int notice_fd;
+        int64_t notified_ns;  /* not after that; CLOCK_MONOTONIC */
     };
 
     enum { RM_NOTICE_BYTES_MAX = 256 };
@@ -188,8 +190,12 @@ cdef extern from *:
         int notice_fd = slot->notice_fd;
         if (notice_length != 0 && rados_aio_get_return_value(completion) < 0)
             notice_length = 0;
-        if (notice_length != 0)
+        if (notice_length != 0) {
+            struct timespec now;
+            clock_gettime(CLOCK_MONOTONIC, &now);
+            slot->notified_ns = now.tv_sec * 1000000000LL + now.tv_nsec;
             memcpy(notice, slot->notice, notice_length);
+        }
         do {
             slot->next = newest;
         } while (!__atomic_compare_exchange_n(&queue->newest, &newest, slot, 1,
@@ -229,6 +235,7 @@ cdef extern from *:
         const char *notice
         size_t notice_length
         int notice_fd
+        int64_t notified_ns
     enum:
         RM_NOTICE_BYTES_MAX
     bint rm_is_empty(rm_queue *queue) nogil
@@ -468,6 +475,11 @@ cdef class WriteOperation(Operation):
         self.slot.notice = PyBytes_AS_STRING(message)
         self.slot.notice_length = <size_t>len(message)
         self.slot.notice_fd = fd
+
+    @property
+    def notified_ns(self):
+        """When it was told, once it is answered: a time that is not after that."""
+        return self.slot.notified_ns
 
     def set_mtime(self, int64_t mtime_s):
         """0, as from the start: what is there stays."""

@@ -222,7 +222,7 @@ class NativeCalls:
         await operation
         self._check(operation)
         if change.notice is not None:
-            change.notice.is_sent = True
+            change.notice.is_sent, change.notice.sent_ns = True, operation.notified_ns
         return 0 if isinstance(change.steps[-1], Remove) else operation.version
 
     async def probe_read(self, place: ObjectKey) -> None:
