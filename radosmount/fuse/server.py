@@ -252,8 +252,9 @@ class Server:
         request: "_device.Request",
     ) -> None:
         may_replace = may_replace_by(flags)
+        notice = self._notice(request)
         await self._filesystem.rename(
-            old_parent, old_name, new_parent, new_name, may_replace, self._notice(request)
+            old_parent, old_name, new_parent, new_name, may_replace, notice, request.pid
         )
 
     def _unlink(self, parent: int, name: bytes, request: "_device.Request") -> Awaitable[None]:

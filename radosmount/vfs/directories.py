@@ -134,6 +134,8 @@ class Directories:
         if self._is_tree:
             return await self._child_of_tree(directory, name, caller)
         key = keys.of_file(directory.place, (*directory.path, name))
+        if self._objects.has_just_removed(key, caller):
+            raise NoSuchEntry(f"{name!r}")
         return await self._objects.look_up(key, caller)
 
     async def key_for_change(self, parent: int, name: bytes) -> ObjectKey:
@@ -312,6 +314,8 @@ class Directories:
         if is_directory:
             return await self._known_node(DirectoryNode(place, path))
         key, possible_marker = self._keys(place, path)
+        if self._objects.has_just_removed(key, caller) and tree.lacks(path, IMPLIED_FRESHNESS_S):
+            raise NoSuchEntry(f"{name!r}")
         marker_key = None if is_file else possible_marker
         is_marker_asked, marker = False, None
 

@@ -146,7 +146,10 @@ class Filesystem:
     ) -> None:
         """Remove a file; open handles keep its content. Raises: NoSuchEntry."""
         self._objects.removers.note_removal(caller)
-        await self._remove(await self._directories.key_for_change(parent, name), notice)
+        key = await self._directories.key_for_change(parent, name)
+        await self._remove(key, notice)
+        if notice is not None and notice.is_sent:
+            self._objects.own_changes.note_removed(key, caller, notice)
         self._directories.note_changed(parent)
 
     async def make_directory(
@@ -199,6 +202,7 @@ class Filesystem:
         new_name: bytes,
         may_replace: bool,
         notice: Notice | None = None,
+        caller: int = 0,
     ) -> None:
         """Rename a file within its pool.
 
@@ -213,6 +217,8 @@ class Filesystem:
             raise CrossPool("RADOS moves nothing between pools")
         if old != new:
             await self._renaming.rename(old, new, may_replace, notice)
+            if notice is not None and notice.is_sent:
+                self._objects.own_changes.note_removed(old, caller, notice)
             self._directories.note_changed(old_parent)
             self._directories.note_changed(new_parent)
 

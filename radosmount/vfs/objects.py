@@ -112,6 +112,13 @@ class Objects:
             node.vouch = Vouch(caller, not is_fetched, switching.current_time())
         return node
 
+    def has_just_removed(self, key: ObjectKey, caller: int) -> bool:
+        """Whether the thread `caller`, which looks it up, knows that there is no such object."""
+        if not self.own_changes.is_removed(key, caller) or self._nodes.find_file(key) is not None:
+            return False
+        self.removers.take(caller)
+        return True
+
     async def find(self, key: ObjectKey) -> FileNode:
         """The inode of an existing object, as the store has it now. Raises: NoSuchEntry."""
         return await self._find(key, self._store.stat)

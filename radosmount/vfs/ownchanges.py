@@ -1,43 +1,70 @@
-"""What a thread has just stored, it looks up again without asking the store.
+"""What a thread has just stored or removed, it looks up again without asking the store.
 
-Programs that copy or replace a file name it several times in a row (close, utimensat, rename), and
-each name is a look-up. The acknowledgement of the close has told what the object is. Whoever
-changes it after that waits for an acknowledgement of his own, as we do for what we change: for half
-of the shortest time that this ever took, nobody can know of a later state.
+Programs that copy or replace a file name it several times in a row (close, utimensat, rename, then
+the next one under the same temporary name), and each name is a look-up. The acknowledgement of the
+change has told what the object is. Whoever changes it after that waits for an acknowledgement of
+his own, as we do for what we change: for half of the shortest time that this ever took, nobody can
+know of a later state.
 
 The look-up vouches for nothing: an open asks the store as ever. Times are of CLOCK_MONOTONIC.
 """
 
 import time
+from collections import OrderedDict
 from typing import Final
 
-from radosmount.store.interface import Notice
+from radosmount.store.interface import Notice, ObjectKey
 from radosmount.vfs.nodes import FileNode, OwnChange
 
 # So many acknowledgements tell how fast one can be; before that, every look-up asks.
 SAMPLE_COUNT_MIN: Final = 32
+THREAD_COUNT_MAX: Final = 64  # whose last removal is remembered
 
 
 class OwnChanges:
+    """Of what a thread was told by a notice that was sent, or is about to be told."""
+
     def __init__(self) -> None:
         self._sample_count = 0
         self._shortest_ns = 1 << 62
+        self._removals: OrderedDict[int, tuple[ObjectKey, int]] = OrderedDict()
 
     def note_told(self, node: FileNode, caller: int, notice: Notice) -> None:
-        """The thread was sent `notice`: one operation has stored all that there was."""
-        self._sample_count += 1
-        self._shortest_ns = min(self._shortest_ns, notice.sent_ns - notice.asked_ns)
+        """One operation has stored all that there was."""
+        self._learn(notice)
         node.own_change = OwnChange(caller, notice.sent_ns)
 
     def note(self, node: FileNode, caller: int) -> None:
-        """The thread is about to hear that its change is stored."""
+        """Its change is stored, as it will be told."""
         node.own_change = OwnChange(caller, time.monotonic_ns())
+
+    def note_removed(self, key: ObjectKey, caller: int, notice: Notice) -> None:
+        """By that name there is no object any more."""
+        self._learn(notice)
+        self._removals[caller] = key, notice.sent_ns
+        self._removals.move_to_end(caller)
+        if len(self._removals) > THREAD_COUNT_MAX:
+            self._removals.popitem(last=False)
 
     def is_known(self, node: FileNode, caller: int) -> bool:
         """Whether the thread `caller` (0: unknown) has just stored what the inode shows."""
         change = node.own_change
-        is_enough = self._sample_count >= SAMPLE_COUNT_MIN
-        if change is None or change.caller != caller or not caller or not is_enough:
+        if change is None or change.caller != caller or not caller:
             return False
-        age_ns = time.monotonic_ns() - change.told_ns
-        return age_ns < self._shortest_ns // 2 and node.is_settled
+        return self._is_recent(change.told_ns) and node.is_settled
+
+    def is_removed(self, key: ObjectKey, caller: int) -> bool:
+        """Whether the thread `caller` (0: unknown) has just removed the object; it may have been
+        made anew, through this mount."""
+        removal = self._removals.get(caller)
+        if removal is None or removal[0] != key or not caller:
+            return False
+        return self._is_recent(removal[1])
+
+    def _learn(self, notice: Notice) -> None:
+        self._sample_count += 1
+        self._shortest_ns = min(self._shortest_ns, notice.sent_ns - notice.asked_ns)
+
+    def _is_recent(self, told_ns: int) -> bool:
+        age_ns = time.monotonic_ns() - told_ns
+        return age_ns < self._shortest_ns // 2 and self._sample_count >= SAMPLE_COUNT_MIN

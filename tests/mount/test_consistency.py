@@ -108,6 +108,20 @@ def test_stat_asks_behind_a_change_of_ones_own(file: Path, objects: rados.Ioctx)
         assert file.read_bytes() == theirs
 
 
+def test_stat_asks_behind_a_removal_of_ones_own(file: Path, objects: rados.Ioctx) -> None:
+    """The same of a file that the thread has just removed or renamed; 200 times of 200."""
+    renamed = file.with_name(file.name + "-renamed")
+    for number in range(200):
+        file.write_bytes(b"ours")
+        if number % 2:
+            file.unlink()
+        else:
+            file.rename(renamed)
+        objects.write_full(file.name, b"theirs")
+        assert os.stat(file).st_size == len(b"theirs")
+        assert file.read_bytes() == b"theirs"
+
+
 def test_growth_elsewhere_after_stat(file: Path, objects: rados.Ioctx) -> None:
     """What the kernel keeps of a stat does not hide what another client has appended since,
     from a raw open and read: neither of a name that was looked up nor of one that was listed."""

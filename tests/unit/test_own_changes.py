@@ -1,20 +1,24 @@
-"""What a thread has just stored, it looks up again without asking the store."""
+"""What a thread has just stored or removed, it looks up again without asking the store."""
 
+import contextlib
 import os
+import stat
 import time
 from collections.abc import Iterator
 
 import pytest
 import trio
 
-from radosmount.errors import RadosmountError
+from radosmount.config import NamesMode, ViewConfig
+from radosmount.errors import NoSuchEntry, RadosmountError, TimedOut
 from radosmount.store.interface import Notice
+from radosmount.store.memory import MemoryStore
 from radosmount.store.posix import NS_PER_S
 from radosmount.vfs.attributes import AttributeChange
 from radosmount.vfs.nodes import ROOT_INO
-from radosmount.vfs.ownchanges import SAMPLE_COUNT_MIN
+from radosmount.vfs.ownchanges import SAMPLE_COUNT_MIN, THREAD_COUNT_MAX
 from tests.support.mounts import MountBench, started
-from tests.support.stores import noted
+from tests.support.stores import is_apply, key_of, noted
 
 THREAD, OTHER = 7, 8
 TOOK_NS = 60 * NS_PER_S  # each acknowledgement: for half of that what is stored needs no asking
@@ -41,9 +45,12 @@ class Bench:
         for number in range(count):
             await self.put(b"%d" % number)
 
+    async def unlink(self, name: bytes) -> None:
+        await self.mount.fs.unlink(ROOT_INO, name, self.notice(), THREAD)
+
     async def asked(self, name: bytes, caller: int = THREAD) -> list[str]:
         """What a look-up asks the store."""
-        with noted(self.mount.store) as calls:
+        with noted(self.mount.store) as calls, contextlib.suppress(NoSuchEntry):
             await self.mount.fs.lookup(ROOT_INO, name, caller)
         return calls
 
@@ -167,3 +174,82 @@ async def test_what_has_failed_tells_nothing(bench: Bench) -> None:
     assert not notice.is_sent
     await bench.mount.fs.release(handle)
     assert await bench.asked(b"f") == ["stat"]
+
+
+@pytest.mark.parametrize("names", list(NamesMode))
+async def test_who_has_removed_it_need_not_ask(
+    names: NamesMode, nursery: trio.Nursery, notice_fd: int
+) -> None:
+    view = ViewConfig(pool=b"assets", names=names)
+    bench = Bench(await started(nursery, view=view), notice_fd)
+    await bench.put_many()
+    await bench.unlink(b"0")
+    assert await bench.asked(b"0") == []
+    with pytest.raises(NoSuchEntry):
+        await bench.mount.fs.lookup(ROOT_INO, b"0", THREAD)
+
+
+async def test_who_has_renamed_it_need_not_ask(bench: Bench) -> None:
+    """For the old name; of the new one it does not know how long that has been there."""
+    await bench.mount.fs.rename(ROOT_INO, b"0", ROOT_INO, b"new", True, bench.notice(), THREAD)
+    assert await bench.asked(b"0") == []
+    assert (await bench.mount.fs.lookup(ROOT_INO, b"new", THREAD)).size == 3
+
+
+@pytest.mark.parametrize("caller", [OTHER, 0])
+async def test_others_ask_for_what_is_removed(caller: int, bench: Bench) -> None:
+    await bench.unlink(b"0")
+    assert await bench.asked(b"0", caller) != []
+
+
+async def test_another_name_is_asked_for(bench: Bench) -> None:
+    await bench.unlink(b"0")
+    assert await bench.asked(b"1", OTHER) == ["stat"]
+    assert await bench.asked(b"new") != []
+
+
+async def test_what_was_made_anew(bench: Bench) -> None:
+    """Through this mount, by whomever."""
+    await bench.unlink(b"0")
+    await bench.mount.put(b"0", b"made anew")
+    assert (await bench.mount.fs.lookup(ROOT_INO, b"0", THREAD)).size == len(b"made anew")
+
+
+async def test_removed_too_long_ago(bench: Bench) -> None:
+    """Compared with the fastest acknowledgement."""
+    await bench.unlink(b"0")
+    await bench.put(b"f", took_ns=0)
+    bench.mount.store.put_now(bench.mount.key(b"0"), b"of others")
+    assert (await bench.mount.fs.lookup(ROOT_INO, b"0", THREAD)).size == len(b"of others")
+
+
+async def test_a_removal_without_a_reply(bench: Bench) -> None:
+    """It may not have happened."""
+    bench.mount.store.fail_next(TimedOut("lost"), is_apply)
+    with pytest.raises(TimedOut):
+        await bench.unlink(b"0")
+    assert await bench.asked(b"0") != []
+
+
+async def test_a_directory_of_that_name(nursery: trio.Nursery, notice_fd: int) -> None:
+    """What is removed is the file."""
+    store = MemoryStore()
+    store.put_now(key_of(b"0/below"), b"")
+    bench = Bench(await started(nursery, store=store), notice_fd)
+    store.put_now(key_of(b"f"), b"")
+    await bench.put_many()
+    await bench.unlink(b"f")
+    assert await bench.asked(b"f") == []
+    store.put_now(key_of(b"0"), b"of others")
+    await bench.unlink(b"0")
+    assert stat.S_ISDIR((await bench.mount.fs.lookup(ROOT_INO, b"0", THREAD)).mode)
+
+
+async def test_no_more_threads_are_remembered(bench: Bench) -> None:
+    for number in range(THREAD_COUNT_MAX + 1):
+        name = b"of %d" % number
+        await bench.put(name)
+        notice = bench.notice()
+        await bench.mount.fs.unlink(ROOT_INO, name, notice, OTHER + number)
+    assert await bench.asked(b"of 0", OTHER) != []
+    assert await bench.asked(b"of 1", OTHER + 1) == []
