@@ -2,9 +2,9 @@
 
 Programs that copy or replace a file name it several times in a row (close, utimensat, rename, then
 the next one under the same temporary name), and each name is a look-up. The acknowledgement of the
-change has told what the object is. Whoever changes it after that waits for an acknowledgement of
-his own, as we do for what we change: for half of the shortest time that this ever took, nobody can
-know of a later state.
+change has told what the object is. Whoever begins to change it after that waits for an
+acknowledgement of his own, as we do for what we change: for half of the shortest time that this
+ever took, nobody can know of what he makes of it.
 
 The look-up vouches for nothing: an open asks the store as ever. Times are of CLOCK_MONOTONIC.
 """
