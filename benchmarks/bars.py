@@ -101,7 +101,7 @@ ROUND_TRIPS: Final = {
     ("append", OWN): (0, 1),
     ("unlink", OWN): (0, 1),
     ("unlink", LAZY): (0, 1),
-    ("replace", OWN): (3, 4),
+    ("replace", OWN): (1, 4),
 }
 
 # Row: what a profile, or the count of round trips against the cluster's own latency, has shown.
@@ -125,9 +125,10 @@ BOUNDS: Final[dict[str, str]] = {
     " sleep, as of a create.",
     "xattr-set": "One round trip, as in librados's row, and one request, whose two sides wake each"
     " other. The rest is CPU after a sleep, as of a create.",
-    "replace": "The acknowledged writes of librados's row, and the look-ups that open(2) and"
-    " rename(2) begin with, each after the one before; ceph-fuse renames in its MDS. The rest is"
-    " CPU after a sleep, as of a create.",
+    "replace": "The acknowledged writes of librados's row, and the look-up of the target that"
+    " rename(2) begins with, each after the one before; ceph-fuse renames in its MDS. Those of what"
+    " the thread has just stored and removed cost a round trip only where they come late. The rest"
+    " is CPU after a sleep, as of a create.",
     "unlink": "One round trip, as in librados's row, and one request, whose two sides wake each"
     " other. The rest is CPU after a sleep, as of a create. The kernel keeps a listed name for a"
     " second: those that are reached later are looked up again, without a round trip.",
