@@ -261,10 +261,10 @@ class Server:
         return self._filesystem.unlink(parent, name, self._notice(request), request.pid)
 
     async def _setattr(
-        self, ino: int, change: "_device.Change", handle: int | None, request: "_device.Request"
+        self, ino: int, change: "_device.Change", handle: int | None, _: object
     ) -> Any:
         wanted = AttributeChange(change.size, change.mtime_ns, change.mode, change.uid, change.gid)
-        attributes = await self._filesystem.set_attributes(ino, wanted, handle, request.pid)
+        attributes = await self._filesystem.set_attributes(ino, wanted, handle)
         return self._encode.entry(attributes)
 
     async def _setxattr(

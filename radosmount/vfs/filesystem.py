@@ -249,7 +249,7 @@ class Filesystem:
             await self._pools.check_writable(place)
 
     async def set_attributes(
-        self, ino: int, change: AttributeChange, handle: int | None = None, caller: int = 0
+        self, ino: int, change: AttributeChange, handle: int | None = None
     ) -> Attributes:
         """A size set without a handle is stored on return, one set with a handle by its close.
 
@@ -260,14 +260,11 @@ class Filesystem:
         self._metadata.check(self._attributes(node), change)
         is_kept = self._metadata.is_kept(change)
         if isinstance(node, FileNode):
-            version = node.file.base.version
             await self._pools.check_writable(node.file.key[:2])
             if change.size is not None:
                 await self._truncate(node, change.size, handle)
             if is_kept:
                 await self._metadata.set_of_file(node, change)
-            if node.file.base.version != version:
-                self._objects.own_changes.note(node, caller)
         elif change.size is not None:
             raise IsDirectory(f"inode {ino}")
         elif is_kept and isinstance(node, DirectoryNode):

@@ -361,7 +361,6 @@ class Objects:
             now_posix = posix.decode(kept[-1]) if kept else before.posix
             now = ObjectStat(before.size, mtime_now_s, version, posix=now_posix)
             file.take_change(now, is_as_bare=not gives_xattrs(steps))
-            file.heard_s = switching.current_time()
 
     def _is_as_listed(self, node: FileNode) -> bool:
         """Whether nothing has been heard of it that its listing, not long ago, did not say."""

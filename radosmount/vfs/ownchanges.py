@@ -22,7 +22,8 @@ THREAD_COUNT_MAX: Final = 64  # whose last removal is remembered
 
 
 class OwnChanges:
-    """Of what a thread was told by a notice that was sent, or is about to be told."""
+    """Of what a thread was told by a notice that was sent: that tells when it was acknowledged.
+    What the loop hears of, it may hear of late."""
 
     def __init__(self) -> None:
         self._sample_count = 0
@@ -33,10 +34,6 @@ class OwnChanges:
         """One operation has stored all that there was."""
         self._learn(notice)
         node.own_change = OwnChange(caller, notice.sent_ns)
-
-    def note(self, node: FileNode, caller: int) -> None:
-        """Its change is stored, as it will be told."""
-        node.own_change = OwnChange(caller, time.monotonic_ns())
 
     def note_removed(self, key: ObjectKey, caller: int, notice: Notice) -> None:
         """By that name there is no object any more."""
