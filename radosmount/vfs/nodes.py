@@ -175,6 +175,7 @@ class FileNode(Node):
         what was heard before answers that."""
         self.stat_ahead = None
         self.fetched_ahead_s = float("-inf")
+        self.own_change = None
 
     def close_orphans(self) -> None:
         """Nobody needs the content any more that only this host has."""

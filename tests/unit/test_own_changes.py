@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from radosmount.config import NamesMode, ViewConfig
-from radosmount.errors import NoSuchEntry, RadosmountError, TimedOut
+from radosmount.errors import NoSuchEntry, RadosmountError, StaleFile, TimedOut
 from radosmount.store.interface import Notice
 from radosmount.store.memory import MemoryStore
 from radosmount.store.posix import NS_PER_S
@@ -106,6 +106,17 @@ async def test_an_open_asks(bench: Bench) -> None:
     bench.mount.store.put_now(bench.mount.key(b"f"), b"of others")
     opened = await bench.mount.fs.open(ino, os.O_RDONLY, THREAD)
     assert await bench.mount.read(opened.handle) == b"of others"
+
+
+async def test_what_is_gone_is_looked_up_anew(bench: Bench) -> None:
+    """An open that is told so (ESTALE) looks the name up again: ENOENT, then."""
+    await bench.put(b"f")
+    ino = (await bench.mount.fs.lookup(ROOT_INO, b"f", THREAD)).ino
+    bench.mount.store.remove_now(bench.mount.key(b"f"))
+    with pytest.raises(StaleFile):
+        await bench.mount.fs.open(ino, os.O_RDONLY, THREAD)
+    with pytest.raises(NoSuchEntry):
+        await bench.mount.fs.lookup(ROOT_INO, b"f", THREAD)
 
 
 async def test_a_change_of_its_mtime(bench: Bench) -> None:
