@@ -3,14 +3,17 @@
 import contextlib
 import os
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from signal import Signals
+from signal import SIGSTOP, Signals
 from typing import Final
 
 from radosmount.errors import MountError
 
 COMMAND_TIMEOUT_S: Final = 60.0
+STOP_TIMEOUT_S: Final = 10.0
+STOP_POLL_INTERVAL_S: Final = 0.001
 
 
 def run_program(
@@ -52,5 +55,26 @@ def daemon_name(words: list[bytes], conf_path: Path) -> str | None:
 
 
 def send_signal(pid: int, number: Signals) -> None:
+    """After SIGSTOP every thread stands still: until one of them has taken the signal, which on a
+    busy machine takes a while, the others go on. Raises: `MountError` if they do so for long."""
     with contextlib.suppress(ProcessLookupError):  # it ended by itself
         os.kill(pid, number)
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    while number == SIGSTOP and _has_moving_thread(pid):
+        if time.monotonic() > deadline:
+            raise MountError(f"pid {pid} did not stop within {STOP_TIMEOUT_S:.0f} s")
+        time.sleep(STOP_POLL_INTERVAL_S)
+
+
+def _has_moving_thread(pid: int) -> bool:
+    return any(state not in "TtZX" for state in thread_states(pid))
+
+
+def thread_states(pid: int) -> list[str]:
+    """Return the letter of proc(5) for each thread, `T` if stopped; none if it has ended."""
+    states = []
+    for folder in Path(f"/proc/{pid}/task").glob("*"):
+        with contextlib.suppress(OSError):  # it ended while we looked
+            _, _, rest = (folder / "stat").read_bytes().rpartition(b") ")
+            states.append(chr(rest[0]))
+    return states

@@ -1,5 +1,6 @@
 """The private Ceph of the tests, tested: it starts, serves, and is surely gone afterwards."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ import pytest
 
 from radosmount.errors import MountError
 from radosmount.lab import Lab
+from radosmount.lab_processes import thread_states
 from tests.support.cluster import temporary_lab
 
 DAEMONS = {"mon.a", "mgr.x", "osd.0"}
@@ -125,6 +127,21 @@ def test_killed_owner(directory: Path) -> None:
     assert lab_command("down", str(directory)).returncode == 0
     assert not [pid for pid in pids.values() if is_running(pid)]
     assert not directory.exists()
+
+
+def test_frozen_daemon_stands_still_at_once(lab: Lab) -> None:
+    """Where all CPUs are busy, too: its threads stop only when one of them has got to run."""
+    pid = lab.pids()["osd.0"]
+    with contextlib.ExitStack() as stack:
+        for _ in range(4 * len(os.sched_getaffinity(0))):
+            busy = stack.enter_context(subprocess.Popen([sys.executable, "-c", "while True: pass"]))
+            stack.callback(busy.kill)
+        for _ in range(20):
+            lab.signal("osd.0", signal.SIGSTOP)
+            states = thread_states(pid)
+            lab.signal("osd.0", signal.SIGCONT)
+            assert len(states) > 1
+            assert set(states) == {"T"}
 
 
 def test_frozen_daemon_ends_too(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
