@@ -43,6 +43,7 @@ from radosmount.vfs.openfiles import OpenFile, OpenFiles
 from radosmount.vfs.pools import Pools
 from radosmount.vfs.removal import Removal
 from radosmount.vfs.renaming import Renaming
+from radosmount.vfs.retries import Retries
 from radosmount.vfs.usage import SpaceMeter, SpaceUsage
 from radosmount.vfs.xattrs import XattrCalls
 
@@ -97,7 +98,10 @@ class Filesystem:
             store, self._nodes, self._cache, self._sequencer, invalidate, unlink_gone
         )
         self._removal = Removal(store, self._nodes, self._cache, self._objects)
-        self._renaming = Renaming(store, self._nodes, self._cache, self._sequencer, self._removal)
+        self._retries = Retries()
+        self._renaming = Renaming(
+            store, self._nodes, self._cache, self._sequencer, self._removal, self._retries
+        )
         self._directories = Directories(
             store, view, self._nodes, self._pools, self._objects, nursery
         )
@@ -110,6 +114,7 @@ class Filesystem:
             self._metadata,
             self._cache,
             self._removal,
+            self._retries,
             ReadAhead(store, self._cache, nursery, cache.size_bytes // 8),
             cache,
         )
@@ -134,6 +139,9 @@ class Filesystem:
 
     async def lookup(self, parent: int, name: bytes, caller: int = 0) -> Attributes:
         """One more reference. `caller`: the thread that asks, or 0. Raises: NoSuchEntry."""
+        if caller in self._retries:
+            async with self._retries.looking_up(caller):
+                return self._referenced(await self._directories.child(parent, name, caller))
         return self._referenced(await self._directories.child(parent, name, caller))
 
     def forget(self, inodes: Sequence[tuple[int, int]]) -> None:

@@ -17,6 +17,7 @@ from radosmount.vfs.nodes import FileNode, NodeTable
 from radosmount.vfs.objects import Objects
 from radosmount.vfs.pools import Pools
 from radosmount.vfs.removal import Removal
+from radosmount.vfs.retries import Retries
 
 # A read is asked for anew where the file was changed behind it, by others or a rename over it.
 READ_ATTEMPT_COUNT: Final = 5
@@ -45,6 +46,7 @@ class OpenFiles:
         metadata: Metadata,
         cache: PageCache,
         removal: Removal,
+        retries: Retries,
         ahead: ReadAhead,
         config: CacheConfig,
     ) -> None:
@@ -56,6 +58,7 @@ class OpenFiles:
         self._metadata = metadata
         self._cache = cache
         self._removal = removal
+        self._retries = retries
         self._flush_mode = config.flush
         self._has_guard = config.conflict is ConflictMode.FAIL
 
@@ -92,10 +95,17 @@ class OpenFiles:
             raise IsDirectory(f"inode {ino}")
         if _is_for_writing(flags):
             await self._pools.check_writable(node.file.key[:2])
-        head = await self._objects.validate_for_open(node, caller)
-        while node.replaced is not None:
-            await node.replaced.wait()
+        try:
             head = await self._objects.validate_for_open(node, caller)
+            while node.replaced is not None:
+                self._retries.expect(node.file.key, caller)
+                await node.replaced.wait()
+                head = await self._objects.validate_for_open(node, caller)
+        except StaleFile:
+            self._retries.expect(node.file.key, caller)
+            raise
+        if caller in self._retries:
+            self._retries.forget(caller)
         opened = self.opened(node, flags, head)
         # Appends go past the kernel's pages, and there it does not clear setuid bits itself.
         self.handles[opened.handle].clears_setuid = uid != 0 and bool(flags & os.O_APPEND)

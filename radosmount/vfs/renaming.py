@@ -47,6 +47,7 @@ from radosmount.store.interface import (
 )
 from radosmount.vfs.nodes import FileNode, NodeTable
 from radosmount.vfs.removal import ATTEMPT_COUNT_MAX, Removal
+from radosmount.vfs.retries import Retries
 
 PIECE_BYTES: Final = 32 * MIB
 # How much of an object of unknown size is read along with its attributes.
@@ -85,12 +86,14 @@ class Renaming:
         cache: PageCache,
         sequencer: Sequencer,
         removal: Removal,
+        retries: Retries,
     ) -> None:
         self._store = store
         self._nodes = nodes
         self._cache = cache
         self._sequencer = sequencer
         self._removal = removal
+        self._retries = retries
 
     async def rename(
         self, old: ObjectKey, new: ObjectKey, may_replace: bool, notice: Notice | None = None
@@ -102,7 +105,9 @@ class Renaming:
         """
 
         async def rename(progress: Progress) -> None:
-            await self._rename(old, new, may_replace, progress, notice)
+            await self._retries.settle(new)
+            with self._retries.replacing(new):
+                await self._rename(old, new, may_replace, progress, notice)
 
         await self._sequencer.run_in_both(old, new, rename)
 

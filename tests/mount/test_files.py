@@ -8,6 +8,7 @@ import stat
 import subprocess
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -234,6 +235,34 @@ def test_a_reader_during_renames(file: Path, objects: rados.Ioctx) -> None:
         seen.add(objects.read(file.name, 2 * MIB))
     assert renamer.returncode == 0
     assert seen <= set(contents)
+
+
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR, os.O_RDWR | os.O_CREAT])
+def test_opens_during_renames(file: Path, flags: int) -> None:
+    """open of a name that this mount renames onto again and again finds one of the files, never
+    an error."""
+    file.write_bytes(b"first")
+
+    def rename(number: int) -> None:
+        for count in range(150):
+            source = file.with_name(f"{file.name}.{number}.{count % 3}")
+            source.write_bytes(b"%5d" % count)
+            os.rename(source, file)
+
+    def open_until_all_are_done() -> int:
+        count = 0
+        while not all(renamer.done() for renamer in renamers):
+            with opened(file, flags) as descriptor:
+                assert len(os.read(descriptor, 100)) == 5
+            count += 1
+        return count
+
+    with ThreadPoolExecutor() as threads:
+        renamers = [threads.submit(rename, number) for number in range(2)]
+        openers = [threads.submit(open_until_all_are_done) for _ in range(2)]
+        for renamer in renamers:
+            renamer.result()
+        assert all(opener.result() > 50 for opener in openers)
 
 
 def test_rename_flags(file: Path, objects: rados.Ioctx) -> None:
