@@ -150,7 +150,8 @@ class Operations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> Any:
         change = _attribute_change(attr, fields)
-        return self.encode.entry(await self.filesystem.set_attributes(inode, change, fh))
+        found = await self.filesystem.set_attributes(inode, change, fh, ctx.pid)
+        return self.encode.entry(found)
 
     @answers
     async def access(self, inode: InodeT, mode: ModeT, ctx: RequestContext) -> bool:
@@ -251,11 +252,11 @@ class Operations(pyfuse3.Operations):
     async def setxattr(
         self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext
     ) -> None:
-        await self.filesystem.set_xattr(inode, name, value)
+        await self.filesystem.set_xattr(inode, name, value, caller=ctx.pid)
 
     @answers
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
-        await self.filesystem.remove_xattr(inode, name)
+        await self.filesystem.set_xattr(inode, name, None, caller=ctx.pid)
 
 
 def _attribute_change(attr: EntryAttributes, fields: SetattrFields) -> AttributeChange:

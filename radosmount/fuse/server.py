@@ -261,10 +261,14 @@ class Server:
         return self._filesystem.unlink(parent, name, self._notice(request), request.pid)
 
     async def _setattr(
-        self, ino: int, change: "_device.Change", handle: int | None, _: object
+        self,
+        ino: int,
+        change: "_device.Change",
+        handle: int | None,
+        request: "_device.Request",
     ) -> Any:
         wanted = AttributeChange(change.size, change.mtime_ns, change.mode, change.uid, change.gid)
-        attributes = await self._filesystem.set_attributes(ino, wanted, handle)
+        attributes = await self._filesystem.set_attributes(ino, wanted, handle, request.pid)
         return self._encode.entry(attributes)
 
     async def _setxattr(
@@ -280,7 +284,8 @@ class Server:
             else:
                 if flags & os.XATTR_CREATE:
                     raise pyfuse3.FUSEError(errno.EEXIST)
-        await self._filesystem.set_xattr(ino, name, value, self._notice(request))
+        notice = self._notice(request)
+        await self._filesystem.set_xattr(ino, name, value, notice, request.pid)
 
     def _access(self, ino: int, mask: int, request: "_device.Request") -> Awaitable[None]:
         return self._filesystem.check_access(ino, mask, request.pid)

@@ -139,10 +139,10 @@ class Filesystem:
 
     async def lookup(self, parent: int, name: bytes, caller: int = 0) -> Attributes:
         """One more reference. `caller`: the thread that asks, or 0. Raises: NoSuchEntry."""
+        found = self._directories.child(parent, name, caller)
         if caller in self._retries:
-            async with self._retries.looking_up(caller):
-                return self._referenced(await self._directories.child(parent, name, caller))
-        return self._referenced(await self._directories.child(parent, name, caller))
+            found = self._retries.look_up(caller, found)
+        return self._referenced(await found)
 
     def forget(self, inodes: Sequence[tuple[int, int]]) -> None:
         """The kernel gives back references, as (inode, count)."""
@@ -153,11 +153,10 @@ class Filesystem:
         self, parent: int, name: bytes, notice: Notice | None = None, caller: int = 0
     ) -> None:
         """Remove a file; open handles keep its content. Raises: NoSuchEntry."""
-        self._objects.removers.note_removal(caller)
+        self._objects.changers.note_change(caller)
         key = await self._directories.key_for_change(parent, name)
         await self._remove(key, notice)
-        if notice is not None and notice.is_sent:
-            self._objects.own_changes.note_removed(key, caller, notice)
+        self._objects.own_changes.note_removed(key, caller, notice)
         self._directories.note_changed(parent)
 
     async def make_directory(
@@ -225,8 +224,7 @@ class Filesystem:
             raise CrossPool("RADOS moves nothing between pools")
         if old != new:
             await self._renaming.rename(old, new, may_replace, notice)
-            if notice is not None and notice.is_sent:
-                self._objects.own_changes.note_removed(old, caller, notice)
+            self._objects.own_changes.note_removed(old, caller, notice)
             self._directories.note_changed(old_parent)
             self._directories.note_changed(new_parent)
 
@@ -257,13 +255,14 @@ class Filesystem:
             await self._pools.check_writable(place)
 
     async def set_attributes(
-        self, ino: int, change: AttributeChange, handle: int | None = None
+        self, ino: int, change: AttributeChange, handle: int | None = None, caller: int = 0
     ) -> Attributes:
         """A size set without a handle is stored on return, one set with a handle by its close.
 
         Raises: NotPermitted for modes and owners with `strict_modes`; IsDirectory;
         FileTooBig; StaleFile; what the flush raises.
         """
+        self._objects.changers.note_change(caller)
         node = self._nodes[ino]
         self._metadata.check(self._attributes(node), change)
         is_kept = self._metadata.is_kept(change)
@@ -384,12 +383,15 @@ class Filesystem:
         return await self._xattrs.names(self._nodes[ino])
 
     async def set_xattr(
-        self, ino: int, name: bytes, value: bytes, notice: Notice | None = None
+        self,
+        ino: int,
+        name: bytes,
+        value: bytes | None,
+        notice: Notice | None = None,
+        caller: int = 0,
     ) -> None:
+        self._objects.changers.note_change(caller)
         await self._xattrs.set(self._nodes[ino], name, value, notice)
-
-    async def remove_xattr(self, ino: int, name: bytes) -> None:
-        await self._xattrs.set(self._nodes[ino], name, None)
 
     # The whole
 

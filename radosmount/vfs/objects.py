@@ -42,10 +42,10 @@ from radosmount.store.interface import (
     Store,
 )
 from radosmount.store.posix import Posix
+from radosmount.vfs.changers import Changers
 from radosmount.vfs.heads import HEAD_BYTES, Heads
 from radosmount.vfs.nodes import FileNode, NodeTable, Vouch
 from radosmount.vfs.ownchanges import OwnChanges
-from radosmount.vfs.removers import Removers
 
 # How long fstat(2) of an open file may answer from what was heard of it last: close-to-open asks
 # for no more, and `tail -f` on what another client appends polls once a second.
@@ -53,8 +53,8 @@ OPEN_FRESHNESS_S: Final = 1.0
 # The kernel keeps listed names so long. An open of one comes without a look-up, so nothing that
 # the kernel keeps of the file may be older.
 LISTED_NAME_FRESHNESS_S: Final = 1.0
-# How long a name that was listed may be looked up as it was, to be removed: see `Removers`.
-LISTED_FOR_REMOVAL_S: Final = 60.0
+# How long a name that was listed may be looked up as it was, to be changed: see `Changers`.
+LISTED_FOR_CHANGE_S: Final = 60.0
 # The kernel looks a path up for every open(2) and stat(2) of a name that it does not keep, in
 # the thread that then sends OPEN or GETATTR: one stat answers both.
 LOOKUP_FRESHNESS_S: Final = 0.05
@@ -87,7 +87,7 @@ class Objects:
         self._invalidate = invalidate
         self._unlink_gone = unlink_gone
         self.heads = Heads()
-        self.removers = Removers()
+        self.changers = Changers()
         self.own_changes = OwnChanges()
 
     async def look_up(self, key: ObjectKey, caller: int, ask: Ask | None = None) -> FileNode:
@@ -97,9 +97,9 @@ class Objects:
         Raises: NoSuchEntry.
         """
         node = self._nodes.find_file(key)
-        is_removing = self.removers.take(caller)
+        is_changing = self.changers.take(caller)
         if node is not None:
-            node.as_listed = is_removing and self._is_as_listed(node)
+            node.as_listed = is_changing and self._is_as_listed(node)
             is_own = node.own_change is not None and self.own_changes.is_known(node, caller)
             if node.as_listed or is_own:
                 node.vouch = None
@@ -116,7 +116,7 @@ class Objects:
         """Whether the thread `caller`, which looks it up, knows that there is no such object."""
         if not self.own_changes.is_removed(key, caller) or self._nodes.find_file(key) is not None:
             return False
-        self.removers.take(caller)
+        self.changers.take(caller)
         return True
 
     async def find(self, key: ObjectKey) -> FileNode:
@@ -367,7 +367,7 @@ class Objects:
         listing = node.stat_ahead
         if listing is None or not node.is_settled:
             return False
-        return switching.current_time() - listing.listed_s < LISTED_FOR_REMOVAL_S
+        return switching.current_time() - listing.listed_s < LISTED_FOR_CHANGE_S
 
     def _take_vouch(self, node: FileNode, caller: int, for_open: bool) -> bool:
         """Whether the same thread has just looked it up. Good for one question."""

@@ -211,8 +211,7 @@ class OpenFiles:
         file = opened.file
         error_count = file.error_count
         await self._cache.flush(file, notice if opened.has_heard_all else None)
-        if notice is not None and notice.is_sent:
-            self._objects.own_changes.note_told(opened.node, caller, notice)
+        self._objects.own_changes.note_told(opened.node, caller, notice)
         if file.error_count:
             _raise_unheard(opened)
         if file.error is not None and file.error_count > error_count:

@@ -30,13 +30,17 @@ class OwnChanges:
         self._shortest_ns = 1 << 62
         self._removals: OrderedDict[int, tuple[ObjectKey, int]] = OrderedDict()
 
-    def note_told(self, node: FileNode, caller: int, notice: Notice) -> None:
-        """One operation has stored all that there was."""
+    def note_told(self, node: FileNode, caller: int, notice: Notice | None) -> None:
+        """If it was sent, one operation has stored all that there was."""
+        if notice is None or not notice.is_sent:
+            return
         self._learn(notice)
         node.own_change = OwnChange(caller, notice.sent_ns)
 
-    def note_removed(self, key: ObjectKey, caller: int, notice: Notice) -> None:
-        """By that name there is no object any more."""
+    def note_removed(self, key: ObjectKey, caller: int, notice: Notice | None) -> None:
+        """If it was sent, there is no object by that name any more."""
+        if notice is None or not notice.is_sent:
+            return
         self._learn(notice)
         self._removals[caller] = key, notice.sent_ns
         self._removals.move_to_end(caller)

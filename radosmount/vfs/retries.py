@@ -9,9 +9,9 @@ is under way, and the next one waits until its open has come.
 import contextlib
 import math
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import trio
 
@@ -24,6 +24,8 @@ LOOKUP_WAIT_S: Final = 0.2
 # once more, and that waits in the kernel for the next rename in that directory.
 OPEN_WAIT_S: Final = 0.02
 THREAD_COUNT_MAX: Final = 64  # that are remembered
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -51,21 +53,22 @@ class Retries:
         if len(self._retries) > THREAD_COUNT_MAX:
             self._retries.popitem(last=False)
 
-    @contextlib.asynccontextmanager
-    async def looking_up(self, caller: int) -> AsyncIterator[None]:
-        """A look-up by such a thread. Waits at its beginning for what replaces the name. Where it
-        fails, no open follows."""
+    async def look_up(self, caller: int, look_up: Coroutine[object, object, T]) -> T:
+        """A look-up by such a thread, after what is replacing the name. Where it fails, no open
+        follows."""
         retry = self._retries[caller]
-        if retry.key in self._replaced:
-            await self._replaced[retry.key].wait()
-        retry.until_s = switching.current_time() + LOOKUP_WAIT_S
-        try:
-            yield
-        except BaseException:
-            self.forget(caller)
-            raise
+        with contextlib.closing(look_up):  # never awaited where we are cancelled
+            if retry.key in self._replaced:
+                await self._replaced[retry.key].wait()
+            retry.until_s = switching.current_time() + LOOKUP_WAIT_S
+            try:
+                found = await look_up
+            except BaseException:
+                self.forget(caller)
+                raise
         retry.until_s = switching.current_time() + OPEN_WAIT_S
         self._note_change()
+        return found
 
     def forget(self, caller: int) -> None:
         """The thread has opened a file, or will not."""

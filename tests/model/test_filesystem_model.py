@@ -205,7 +205,7 @@ class World:
         if value is not None:
             await self.mount.fs.set_xattr(ino, b"user.k", value)
         elif file.xattr is not None:
-            await self.mount.fs.remove_xattr(ino, b"user.k")
+            await self.mount.fs.set_xattr(ino, b"user.k", None)
         file.xattr = value
 
     def forget(self) -> None:

@@ -161,12 +161,16 @@ def test_growth_elsewhere_after_a_listing(lab: Lab, namespace: str, cluster: rad
 
 
 @pytest.mark.parametrize("wait_s", [0, LISTED_NAME_FRESHNESS_S + 0.2])  # the kernel's own clock
-def test_gone_elsewhere_behind_a_removal(
-    wait_s: float, lab: Lab, namespace: str, cluster: rados.Rados
+@pytest.mark.parametrize(
+    "change", [os.unlink, lambda path: os.setxattr(path, "user.y", b""), os.utime]
+)
+def test_gone_elsewhere_behind_a_change(
+    change: Callable[[Path], object], wait_s: float, lab: Lab, namespace: str, cluster: rados.Rados
 ) -> None:
     """A listed name is kept for a second: whatever is done with it, but stat and access(2), asks
-    RADOS, so that a file that is gone is ENOENT. A thread that has just removed a file finds the
-    next name, once, as it was listed up to a minute ago: the same holds for that."""
+    RADOS, so that a file that is gone is ENOENT. A thread that has just removed a file, or changed
+    its xattrs or attributes, finds the next name, once, as it was listed up to a minute ago: the
+    same holds for that."""
     calls: list[Callable[[Path], object]] = [
         os.unlink,
         Path.read_bytes,
@@ -181,14 +185,14 @@ def test_gone_elsewhere_behind_a_removal(
     ):
         objects.set_namespace(namespace)
         for number in range(len(calls)):
-            objects.write_full(f"removed-{number}", b"content")
+            objects.write_full(f"changed-{number}", b"content")
             objects.write_full(f"gone-{number}", b"content")
         mount = stack.enter_context(mounted(lab, f"ceph:{SHARED_POOL}/{namespace}"))
         assert len(os.listdir(mount.path)) == 2 * len(calls)
         time.sleep(wait_s)
         for number, call in enumerate(calls):
             objects.remove_object(f"gone-{number}")
-            os.unlink(mount.path / f"removed-{number}")
+            change(mount.path / f"changed-{number}")
             with fails(errno.ENOENT):
                 call(mount.path / f"gone-{number}")
 

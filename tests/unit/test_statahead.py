@@ -7,8 +7,9 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from radosmount.errors import NoSuchEntry, StaleFile, StoreFailure, TimedOut
+from radosmount.store.interface import Change, SetXattr, WriteFull
 from radosmount.store.memory import Call
-from radosmount.vfs.attributes import Attributes
+from radosmount.vfs.attributes import AttributeChange, Attributes
 from radosmount.vfs.filesystem import ListedEntry
 from radosmount.vfs.nodes import ROOT_INO
 from tests.support.mounts import MountBench
@@ -327,7 +328,7 @@ async def test_one_stat_serves_lookup_and_access(mount: Bench) -> None:
         await mount.fs.check_access(ino, os.F_OK, CALLER)
 
 
-# --- Removals, one after the other
+# --- Removals and changes, one after the other
 
 
 async def listed_and_one_removed(mount: Bench, mock_clock: MockClock) -> None:
@@ -350,6 +351,28 @@ async def test_who_removes_asks_only_for_that(mount: Bench, mock_clock: MockCloc
         await mount.fs.unlink(ROOT_INO, name, caller=CALLER)
     assert mount.statted == []
     assert await mount.list() == []
+
+
+@pytest.mark.parametrize("call", ["setxattr", "removexattr", "utimensat"])
+async def test_who_changes_asks_only_for_that(
+    mount: Bench, mock_clock: MockClock, call: str
+) -> None:
+    """`setfattr -x user.a *`, `touch *`: the same."""
+    for name in (b"a", b"b", b"c"):
+        steps = (WriteFull(b"abc"), SetXattr(b"a", b"1"))
+        mount.store.change_now(key_of(name), Change(steps))
+    await mount.list()
+    mock_clock.jump(10)
+    for name in (b"a", b"b", b"c"):
+        mount.statted.clear()
+        ino = (await mount.fs.lookup(ROOT_INO, name, CALLER)).ino
+        assert (mount.statted == []) == (name != b"a")
+        if call == "utimensat":
+            await mount.fs.set_attributes(ino, AttributeChange(mtime_ns=1), None, CALLER)
+        else:
+            value = None if call == "removexattr" else b"2"
+            await mount.fs.set_xattr(ino, b"user.a", value, caller=CALLER)
+            assert mount.store.xattrs_now(key_of(name)).get(b"a") == value
 
 
 async def test_a_look_up_behind_a_removal_vouches_for_nothing(

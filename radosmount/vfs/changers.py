@@ -1,8 +1,8 @@
-"""Threads that remove one file after the other, as rm -r does.
+"""Threads that change or remove one listed file after the other, as rm -r and setfattr do.
 
-Each unlink(2) begins with a look-up, once the kernel does not keep the listed name any more: a
-round trip to hear what the removal would tell as well. So the look-up that follows a removal by
-the same thread is answered as the name was listed, if it was. Whatever else it was for asks the
+Each such call begins with a look-up, once the kernel does not keep the listed name any more: a
+round trip to hear what the change would tell as well. So the look-up that follows a change by the
+same thread is answered as the name was listed, if it was. Whatever else it was for asks the
 store: the look-up vouches for nothing.
 """
 
@@ -12,19 +12,19 @@ from typing import Final
 THREAD_COUNT_MAX: Final = 64  # that are remembered
 
 
-class Removers:
+class Changers:
     def __init__(self) -> None:
         self._threads: OrderedDict[int, None] = OrderedDict()
 
-    def note_removal(self, caller: int) -> None:
-        """The thread `caller` (0: unknown) asks for one."""
+    def note_change(self, caller: int) -> None:
+        """The thread `caller` (0: unknown) asks for one: a removal, xattrs or attributes."""
         if caller:
             self._threads[caller] = None
         if len(self._threads) > THREAD_COUNT_MAX:
             self._threads.popitem(last=False)
 
     def take(self, caller: int) -> bool:
-        """The thread looks a file up: whether a removal was its last call by name, as far as is
+        """The thread looks a file up: whether a change was its last call by name, as far as is
         known. Once: a name that is gone is looked up anew, and then the store is asked."""
         if caller in self._threads:
             del self._threads[caller]
