@@ -6,22 +6,17 @@ same thread is answered as the name was listed, if it was. Whatever else it was 
 store: the look-up vouches for nothing.
 """
 
-from collections import OrderedDict
-from typing import Final
-
-THREAD_COUNT_MAX: Final = 64  # that are remembered
+from radosmount.vfs.bythread import ByThread
 
 
 class Changers:
     def __init__(self) -> None:
-        self._threads: OrderedDict[int, None] = OrderedDict()
+        self._threads = ByThread[None]()
 
     def note_change(self, caller: int) -> None:
         """The thread `caller` (0: unknown) asks for one: a removal, xattrs or attributes."""
         if caller:
             self._threads[caller] = None
-        if len(self._threads) > THREAD_COUNT_MAX:
-            self._threads.popitem(last=False)
 
     def take(self, caller: int) -> bool:
         """The thread looks a file up: whether a change was its last call by name, as far as is

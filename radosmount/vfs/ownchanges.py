@@ -10,15 +10,14 @@ The look-up vouches for nothing: an open asks the store as ever. Times are of CL
 """
 
 import time
-from collections import OrderedDict
 from typing import Final
 
 from radosmount.store.interface import Notice, ObjectKey
+from radosmount.vfs.bythread import ByThread
 from radosmount.vfs.nodes import FileNode, OwnChange
 
 # So many acknowledgements tell how fast one can be; before that, every look-up asks.
 SAMPLE_COUNT_MIN: Final = 32
-THREAD_COUNT_MAX: Final = 64  # whose last removal is remembered
 
 
 class OwnChanges:
@@ -28,7 +27,7 @@ class OwnChanges:
     def __init__(self) -> None:
         self._sample_count = 0
         self._shortest_ns = 1 << 62
-        self._removals: OrderedDict[int, tuple[ObjectKey, int]] = OrderedDict()
+        self._removals = ByThread[tuple[ObjectKey, int]]()  # the last one
 
     def note_told(self, node: FileNode, caller: int, notice: Notice | None) -> None:
         """If it was sent, one operation has stored all that there was."""
@@ -43,9 +42,6 @@ class OwnChanges:
             return
         self._learn(notice)
         self._removals[caller] = key, notice.sent_ns
-        self._removals.move_to_end(caller)
-        if len(self._removals) > THREAD_COUNT_MAX:
-            self._removals.popitem(last=False)
 
     def is_known(self, node: FileNode, caller: int) -> bool:
         """Whether the thread `caller` (0: unknown) has just stored what the inode shows."""

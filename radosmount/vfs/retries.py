@@ -8,7 +8,6 @@ is under way, and the next one waits until its open has come.
 
 import contextlib
 import math
-from collections import OrderedDict
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -17,13 +16,13 @@ import trio
 
 from radosmount import switching
 from radosmount.store.interface import ObjectKey
+from radosmount.vfs.bythread import ByThread
 
 # Who was killed meanwhile does not come.
 LOOKUP_WAIT_S: Final = 0.2
 # Nor does, yet, who has looked up what the kernel had not renamed by then: it looks the name up
 # once more, and that waits in the kernel for the next rename in that directory.
 OPEN_WAIT_S: Final = 0.02
-THREAD_COUNT_MAX: Final = 64  # that are remembered
 
 T = TypeVar("T")
 
@@ -38,7 +37,7 @@ class Retries:
     """By thread; 0 stands for all that are unknown."""
 
     def __init__(self) -> None:
-        self._retries: OrderedDict[int, _Retry] = OrderedDict()
+        self._retries = ByThread[_Retry]()
         self._replaced: dict[ObjectKey, trio.Event] = {}
         self._changed = trio.Event()
 
@@ -49,9 +48,6 @@ class Retries:
     def expect(self, key: ObjectKey, caller: int) -> None:
         """The thread is about to be told that the file of that name is gone."""
         self._retries[caller] = _Retry(key, switching.current_time() + LOOKUP_WAIT_S)
-        self._retries.move_to_end(caller)
-        if len(self._retries) > THREAD_COUNT_MAX:
-            self._retries.popitem(last=False)
 
     async def look_up(self, caller: int, look_up: Coroutine[object, object, T]) -> T:
         """A look-up by such a thread, after what is replacing the name. Where it fails, no open

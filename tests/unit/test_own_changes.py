@@ -15,8 +15,9 @@ from radosmount.store.interface import Notice
 from radosmount.store.memory import MemoryStore
 from radosmount.store.posix import NS_PER_S
 from radosmount.vfs.attributes import AttributeChange
+from radosmount.vfs.bythread import THREAD_COUNT_MAX
 from radosmount.vfs.nodes import ROOT_INO
-from radosmount.vfs.ownchanges import SAMPLE_COUNT_MIN, THREAD_COUNT_MAX
+from radosmount.vfs.ownchanges import SAMPLE_COUNT_MIN
 from tests.support.mounts import MountBench, started
 from tests.support.stores import is_apply, key_of, noted
 

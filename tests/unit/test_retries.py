@@ -10,12 +10,11 @@ from trio.testing import MockClock
 from radosmount.errors import NoSuchEntry, StaleFile
 from radosmount.store.memory import Call
 from radosmount.vfs.nodes import ROOT_INO
-from radosmount.vfs.retries import LOOKUP_WAIT_S, OPEN_WAIT_S, THREAD_COUNT_MAX, Retries
+from radosmount.vfs.retries import LOOKUP_WAIT_S, OPEN_WAIT_S
 from tests.support.mounts import MountBench
 from tests.support.stores import key_of, removes
 
 OPENER, RENAMER = 7, 8
-KEY = key_of(b"target")
 
 
 async def replace(mount: MountBench, name: bytes) -> None:
@@ -152,12 +151,3 @@ async def test_a_failed_look_up(late: MountBench, autojump_clock: MockClock) -> 
     begin_s = trio.current_time()
     await replace(late, b"2")
     assert trio.current_time() == begin_s
-
-
-async def test_few_are_remembered() -> None:
-    retries = Retries()
-    for caller in range(THREAD_COUNT_MAX + 1):
-        retries.expect(KEY, caller)
-    assert 0 not in retries
-    assert 1 in retries
-    assert THREAD_COUNT_MAX in retries
