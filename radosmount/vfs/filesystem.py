@@ -97,8 +97,8 @@ class Filesystem:
         self._objects = Objects(
             store, self._nodes, self._cache, self._sequencer, invalidate, unlink_gone
         )
-        self._removal = Removal(store, self._nodes, self._cache, self._objects)
         self._retries = Retries()
+        self._removal = Removal(store, self._nodes, self._cache, self._objects, self._retries)
         self._renaming = Renaming(
             store, self._nodes, self._cache, self._sequencer, self._removal, self._retries
         )

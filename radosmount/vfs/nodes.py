@@ -189,8 +189,8 @@ class FileNode(Node):
 
     @contextlib.contextmanager
     def replacing(self) -> Iterator[None]:
-        """Meanwhile opens wait: who opened it now would have neither the old content, which nobody
-        has copied, nor a name. Afterwards they are told to look the name up again."""
+        """Meanwhile what the store says of its name may be of what replaces it: reads wait. (Opens
+        wait by name: see `Retries.leaving`.)"""
         self.replaced = trio.Event()
         try:
             yield

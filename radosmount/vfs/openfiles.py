@@ -97,9 +97,8 @@ class OpenFiles:
             await self._pools.check_writable(node.file.key[:2])
         try:
             head = await self._objects.validate_for_open(node, caller)
-            while node.replaced is not None:
-                self._retries.expect(node.file.key, caller)
-                await node.replaced.wait()
+            while (left := self._retries.left(node.file.key)) is not None:
+                await left.wait()
                 head = await self._objects.validate_for_open(node, caller)
         except StaleFile:
             self._retries.expect(node.file.key, caller)

@@ -26,6 +26,7 @@ from radosmount.store.interface import (
 )
 from radosmount.vfs.nodes import FileNode, NodeTable
 from radosmount.vfs.objects import Objects
+from radosmount.vfs.retries import Retries
 
 COPY_BYTES: Final = 4 * MIB
 # Each attempt is beaten only by a foreign write in the few ms between copy and remove.
@@ -35,11 +36,19 @@ ATTEMPT_COUNT_MAX: Final = 5
 class Removal:
     """Operations of the sequencer: each runs in the turn of the object that it removes."""
 
-    def __init__(self, store: Store, nodes: NodeTable, cache: PageCache, objects: Objects) -> None:
+    def __init__(
+        self,
+        store: Store,
+        nodes: NodeTable,
+        cache: PageCache,
+        objects: Objects,
+        retries: Retries,
+    ) -> None:
         self._store = store
         self._nodes = nodes
         self._cache = cache
         self._objects = objects
+        self._retries = retries
 
     async def remove(
         self, key: ObjectKey, progress: Progress, notice: Notice | None = None
@@ -48,6 +57,7 @@ class Removal:
 
         `progress` is noted whenever the store has answered; `notice` goes with the removal.
         """
+        await self._retries.settle(key)  # who looks it up makes it known here
         node = self._nodes.find_file(key)
         if node is not None and node.file.is_new and not node.file.attempts:
             self.finish(node, Orphan() if node.open_count else None)
@@ -61,6 +71,15 @@ class Removal:
             self._nodes.note_failure(failure, key)
             raise
 
+    async def copy_before(self, node: FileNode, progress: Progress) -> tuple[Orphan | None, int]:
+        """`copy_if_open`, when everybody has opened it who is expected to. To be followed by
+        `Retries.leaving` at once."""
+        await self._retries.settle(node.file.key)
+        orphan, version = await self.copy_if_open(node, progress)
+        if orphan is not None:
+            await self._retries.settle(node.file.key)
+        return orphan, version
+
     async def copy_if_open(self, node: FileNode, progress: Progress) -> tuple[Orphan | None, int]:
         """The store's bytes of an open file, and their version; None where it is not open."""
         if not node.open_count:
@@ -68,10 +87,7 @@ class Removal:
         return await self._copy(node, progress)
 
     def finish(self, node: FileNode, orphan: Orphan | None) -> None:
-        """The name is gone; whoever has the file open goes on with `orphan`.
-
-        Who opened it after the copy finds no object: ESTALE.
-        """
+        """The name is gone; whoever has the file open goes on with `orphan`."""
         file = node.file
         node.lost_removal = None
         if orphan is not None:
@@ -120,10 +136,11 @@ class Removal:
     ) -> None:
         file = node.file
         for _ in range(ATTEMPT_COUNT_MAX):
-            orphan, version = await self.copy_if_open(node, progress)
+            orphan, version = await self.copy_before(node, progress)
             guard = AtVersion(version) if version else Existence.ANY
             try:
-                await self._store.apply(file.key, Change((Remove(),), guard, notice=notice))
+                with self._retries.leaving(file.key):
+                    await self._store.apply(file.key, Change((Remove(),), guard, notice=notice))
             except VersionConflict:
                 if orphan:
                     orphan.close()
@@ -145,7 +162,8 @@ class Removal:
 
     async def _remove_object(self, key: ObjectKey, notice: Notice | None) -> None:
         try:
-            await self._store.apply(key, Change((Remove(),), notice=notice))
+            with self._retries.leaving(key):
+                await self._store.apply(key, Change((Remove(),), notice=notice))
         except ObjectNotFound as failure:
             raise NoSuchEntry(f"{key.name!r}") from failure
         node = self._nodes.find_file(key)

@@ -105,9 +105,7 @@ class Renaming:
         """
 
         async def rename(progress: Progress) -> None:
-            await self._retries.settle(new)
-            with self._retries.replacing(new):
-                await self._rename(old, new, may_replace, progress, notice)
+            await self._rename(old, new, may_replace, progress, notice)
 
         await self._sequencer.run_in_both(old, new, rename)
 
@@ -126,14 +124,14 @@ class Renaming:
         if node is not None and not node.file.is_clean:
             await self._cache.flush_in_turn(node.file)
         progress.note()
+        await self._retries.settle(new)  # who looks it up makes it known here
         orphan = None
+        target = await self._settled(new)
         if target is not None:
-            target = await self._settled(new)
-        if target is not None:
-            orphan, _ = await self._removal.copy_if_open(target, progress)
+            orphan, _ = await self._removal.copy_before(target, progress)
         file = node.file if node is not None else None
         known = _known_source(file) if file is not None else None
-        opens_wait = contextlib.nullcontext() if target is None else target.replacing()
+        reads_wait = contextlib.nullcontext() if target is None else target.replacing()
 
         is_replaced = False
 
@@ -141,7 +139,7 @@ class Renaming:
             nonlocal is_replaced
             is_replaced = True
 
-        with opens_wait:
+        with self._retries.leaving(new), reads_wait:
             try:
                 source, version = await self._move(
                     old, new, file, known, may_replace, progress, note_replaced, notice
@@ -152,8 +150,6 @@ class Renaming:
             finally:  # whatever became of the source
                 if target is not None and is_replaced:
                     self._removal.finish(target, orphan)
-            if node is not None:
-                await self._part_from_late(new, progress)
         if node is not None:
             self._take_name(node, new, source, version)
         else:
@@ -167,23 +163,14 @@ class Renaming:
             await self._removal.settle_lost(node)
         return self._nodes.find_file(key)
 
-    async def _part_from_late(self, key: ObjectKey, progress: Progress) -> None:
-        """Who looked the name up while the object was there already has another inode of it. Who
-        only reads it keeps its content; what is written by it is stored by the name, as before."""
-        late = self._nodes.find_file(key)
-        if late is None or not late.is_only_read:
-            return
-        with contextlib.suppress(StoreError):  # then it goes by the name, too
-            orphan, _ = await self._removal.copy_if_open(late, progress)
-            if late.is_only_read:
-                self._removal.finish(late, orphan)
-            elif orphan is not None:
-                orphan.close()
-
     def _take_name(self, node: FileNode, key: ObjectKey, source: ObjectStat, version: int) -> None:
-        """What the handles have written meanwhile stays dirty, upon the moved object."""
+        """What the handles have written meanwhile stays dirty, upon the moved object. Who looked
+        the name up while the object was there already has another inode of it; what is truncated
+        by that is stored by the name."""
         late = self._nodes.find_file(key)
-        if late is not None:
+        if late is not None and late.is_only_read:
+            self._removal.finish(late, None)
+        elif late is not None:
             self._nodes.unlink(late)
         self._nodes.rename(node, key)
         node.file.take_base(source, version)

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 import trio
 import trio.testing
 
+from radosmount.errors import StaleFile
 from radosmount.store.memory import Call
 from tests.support.mounts import MountBench
 from tests.support.stores import key_of, removes
@@ -115,21 +116,35 @@ async def test_two_opens_at_once(mount: MountBench) -> None:
     assert not second.keeps_pages
 
 
-async def test_opened_before_the_rename_took_the_name(mount: MountBench) -> None:
-    """The target was unknown here, and looked up and opened while the rename was under way: its
-    content stays readable when the name is replaced again."""
+async def test_looked_up_before_the_rename_took_the_name(
+    mount: MountBench, nursery: trio.Nursery
+) -> None:
+    """The target was unknown here, and looked up while the rename was under way: its inode is not
+    that of the file that took the name, and whoever opens it is told so."""
     mount.store.put_now(key_of(b"target"), b"foreign")
     await mount.put(b"one", b"content one")
     await mount.put(b"two", b"content two")
-    handles: list[int] = []
+    inodes: list[int] = []
+    failures: list[StaleFile] = []
 
-    async def open_before(call: Call) -> None:
+    async def open_late() -> None:
+        try:
+            await mount.fs.open(inodes[0], os.O_RDONLY)
+        except StaleFile as failure:
+            failures.append(failure)
+
+    async def look_up_before(call: Call) -> None:
         if removes(call) and call.key == key_of(b"one"):
             mount.store.delay = None
-            handles.append(await mount.open(b"target", os.O_RDONLY))
+            inodes.append((await mount.stat(b"target")).ino)
+            nursery.start_soon(open_late)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not failures
 
-    mount.store.delay = open_before
+    mount.store.delay = look_up_before
     await mount.rename(b"one", b"target")
-    assert handles
+    await trio.testing.wait_all_tasks_blocked()
+    assert failures
+    handle = await mount.open(b"target", os.O_RDONLY)
     await mount.rename(b"two", b"target")
-    assert await mount.read(handles[0]) == b"content one"
+    assert await mount.read(handle) == b"content one"

@@ -1,13 +1,14 @@
 """An open whose file has been renamed over finds the next one, however often that happens."""
 
 import os
+from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
 import trio.testing
 from trio.testing import MockClock
 
-from radosmount.errors import NoSuchEntry, StaleFile
+from radosmount.errors import NoSuchEntry, PermissionDenied, StaleFile
 from radosmount.store.memory import Call
 from radosmount.vfs.nodes import ROOT_INO
 from radosmount.vfs.retries import LOOKUP_WAIT_S, OPEN_WAIT_S
@@ -15,10 +16,19 @@ from tests.support.mounts import MountBench
 from tests.support.stores import key_of, removes
 
 OPENER, RENAMER = 7, 8
+KEY = key_of(b"target")
+
+Leave = Callable[[MountBench, bytes], Awaitable[None]]
 
 
 async def replace(mount: MountBench, name: bytes) -> None:
     await mount.fs.rename(ROOT_INO, name, ROOT_INO, b"target", may_replace=True, caller=RENAMER)
+
+
+async def unlink(mount: MountBench, name: bytes) -> None:
+    """And make it anew."""
+    await mount.unlink(b"target")
+    mount.store.put_now(KEY, name)
 
 
 async def look_up(mount: MountBench) -> int:
@@ -46,16 +56,15 @@ async def late(mount: MountBench) -> MountBench:
 async def test_the_next_rename_waits(
     late: MountBench, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
-    """For the look-up and the open of who came too late, and no longer."""
+    """For the open of who came too late, once he has looked the name up; and no longer."""
     has_ended = trio.Event()
 
     async def rename() -> None:
         await replace(late, b"2")
         has_ended.set()
 
-    nursery.start_soon(rename)
-    await trio.testing.wait_all_tasks_blocked()
     ino = await look_up(late)
+    nursery.start_soon(rename)
     await trio.testing.wait_all_tasks_blocked()
     assert not has_ended.is_set()
     begin_s = trio.current_time()
@@ -65,22 +74,23 @@ async def test_the_next_rename_waits(
     assert await late.get(b"target") == b"2"
 
 
-async def test_the_look_up_waits(late: MountBench, nursery: trio.Nursery) -> None:
-    """For a rename that was under way when it came; the one behind that waits for the open."""
+@pytest.mark.parametrize("call", [unlink, replace])
+async def test_the_look_up_waits(late: MountBench, nursery: trio.Nursery, call: Leave) -> None:
+    """For a removal or rename that was under way when it came; the one behind that waits for the
+    open."""
     is_sent, may_go_on = trio.Event(), trio.Event()
     inodes: list[int] = []
 
-    async def hold(call: Call) -> None:
-        if removes(call) and call.key == key_of(b"2"):
+    async def hold(store_call: Call) -> None:
+        if removes(store_call) and store_call.key in (KEY, key_of(b"2")):
             is_sent.set()
             await may_go_on.wait()
 
     async def look_up_late() -> None:
         inodes.append(await look_up(late))
 
-    await trio.sleep(LOOKUP_WAIT_S)
     late.store.delay = hold
-    nursery.start_soon(replace, late, b"2")
+    nursery.start_soon(call, late, b"2")
     await is_sent.wait()
     nursery.start_soon(look_up_late)
     await trio.testing.wait_all_tasks_blocked()
@@ -94,43 +104,12 @@ async def test_the_look_up_waits(late: MountBench, nursery: trio.Nursery) -> Non
     assert await late.get(b"target") == b"3"
 
 
-async def test_who_waits_for_a_rename_is_expected(mount: MountBench, nursery: trio.Nursery) -> None:
-    """From when he waits: the next rename may begin before he has been told that it was in vain."""
-    for name in (b"target", b"1", b"2"):
-        await mount.put(name, name)
-    ino = await look_up(mount)
-    is_sent, may_go_on = trio.Event(), trio.Event()
-    was_stale = False
-
-    async def hold(call: Call) -> None:
-        if removes(call) and call.key == key_of(b"1"):
-            is_sent.set()
-            await may_go_on.wait()
-
-    async def open_late() -> None:
-        nonlocal was_stale
-        try:
-            await mount.fs.open(ino, os.O_RDONLY, OPENER)
-        except StaleFile:
-            was_stale = True
-
-    mount.store.delay = hold
-    nursery.start_soon(replace, mount, b"1")
-    await is_sent.wait()
-    nursery.start_soon(open_late)
-    await trio.testing.wait_all_tasks_blocked()
-    nursery.start_soon(replace, mount, b"2")
-    may_go_on.set()
-    await trio.testing.wait_all_tasks_blocked()
-    assert was_stale
-    assert await open_inode(mount, await look_up(mount)) == b"1"
-
-
 @pytest.mark.parametrize("has_looked_up", [False, True])
 async def test_who_does_not_come(
     late: MountBench, has_looked_up: bool, autojump_clock: MockClock
 ) -> None:
-    """A killed thread delays a rename, for a moment, and no other name's."""
+    """A killed thread delays a rename, for a moment, if it has looked the name up; and no other
+    name's."""
     if has_looked_up:
         await look_up(late)
     begin_s = trio.current_time()
@@ -138,8 +117,29 @@ async def test_who_does_not_come(
     assert trio.current_time() == begin_s
     await replace(late, b"2")
     took_s = trio.current_time() - begin_s
-    assert took_s == pytest.approx(OPEN_WAIT_S if has_looked_up else LOOKUP_WAIT_S)
+    assert took_s == pytest.approx(OPEN_WAIT_S if has_looked_up else 0)
     assert await late.get(b"target") == b"2"
+
+
+async def test_a_look_up_without_an_answer(
+    late: MountBench, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """Whoever waits for it goes on after a while."""
+    is_asked = trio.Event()
+
+    async def leave_unanswered(call: Call) -> None:
+        if call.method.startswith("stat"):
+            is_asked.set()
+            await trio.sleep_forever()
+
+    late.store.delay = leave_unanswered
+    nursery.start_soon(look_up, late)
+    await is_asked.wait()
+    late.store.delay = None
+    begin_s = trio.current_time()
+    await late.unlink(b"target")
+    assert trio.current_time() - begin_s == pytest.approx(LOOKUP_WAIT_S)
+    nursery.cancel_scope.cancel()
 
 
 async def test_a_failed_look_up(late: MountBench, autojump_clock: MockClock) -> None:
@@ -151,3 +151,96 @@ async def test_a_failed_look_up(late: MountBench, autojump_clock: MockClock) -> 
     begin_s = trio.current_time()
     await replace(late, b"2")
     assert trio.current_time() == begin_s
+    await look_up(late)  # as the kernel does once more
+    await replace(late, b"3")
+    assert trio.current_time() - begin_s == pytest.approx(OPEN_WAIT_S)
+
+
+async def test_an_open_during_a_removal(mount: MountBench, nursery: trio.Nursery) -> None:
+    """It waits, and is told to look the name up again: else it would have neither the content,
+    which nobody has copied, nor a name."""
+    await mount.put(b"target", b"content")
+    ino = await look_up(mount)
+    is_sent, may_go_on = trio.Event(), trio.Event()
+    failures: list[Exception] = []
+
+    async def hold(call: Call) -> None:
+        if removes(call):
+            is_sent.set()
+            await may_go_on.wait()
+
+    async def open_late() -> None:
+        try:
+            await open_inode(mount, ino)
+        except StaleFile as failure:
+            failures.append(failure)
+
+    mount.store.delay = hold
+    nursery.start_soon(mount.unlink, b"target")
+    await is_sent.wait()
+    nursery.start_soon(open_late)
+    await trio.testing.wait_all_tasks_blocked()
+    assert failures == []
+    may_go_on.set()
+    await trio.testing.wait_all_tasks_blocked()
+    assert len(failures) == 1
+    with pytest.raises(NoSuchEntry):
+        await look_up(mount)
+
+
+async def test_an_open_during_the_removal_of_an_unknown_object(
+    mount: MountBench, nursery: trio.Nursery
+) -> None:
+    """What has no inode yet may get one while it is being removed."""
+    mount.store.put_now(KEY, b"content")
+    is_sent, may_go_on = trio.Event(), trio.Event()
+
+    async def hold(call: Call) -> None:
+        if removes(call):
+            is_sent.set()
+            await may_go_on.wait()
+
+    async def open_late() -> None:
+        with pytest.raises(StaleFile):
+            await open_inode(mount, ino)
+
+    mount.store.delay = hold
+    nursery.start_soon(mount.unlink, b"target")
+    await is_sent.wait()
+    ino = await look_up(mount)
+    nursery.start_soon(open_late)
+    await trio.testing.wait_all_tasks_blocked()
+    may_go_on.set()
+
+
+async def test_an_open_during_a_removal_that_fails(
+    mount: MountBench, nursery: trio.Nursery
+) -> None:
+    """It opens the file, which is still there."""
+    await mount.put(b"target", b"content")
+    ino = await look_up(mount)
+    is_sent, may_go_on = trio.Event(), trio.Event()
+    contents: list[bytes] = []
+
+    async def refuse(call: Call) -> None:
+        if removes(call):
+            is_sent.set()
+            await may_go_on.wait()
+            raise PermissionDenied("no caps")
+
+    async def unlink_in_vain() -> None:
+        with pytest.raises(PermissionDenied):
+            await mount.unlink(b"target")
+
+    async def open_late() -> None:
+        contents.append(await open_inode(mount, ino))
+
+    mount.store.delay = refuse
+    nursery.start_soon(unlink_in_vain)
+    await is_sent.wait()
+    nursery.start_soon(open_late)
+    await trio.testing.wait_all_tasks_blocked()
+    assert contents == []
+    may_go_on.set()
+    await trio.testing.wait_all_tasks_blocked()
+    assert contents == [b"content"]
