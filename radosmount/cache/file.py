@@ -23,6 +23,7 @@ from typing import Final
 from radosmount.cache.changes import Attempt, Changes, Flight, PartlyStored
 from radosmount.cache.extents import Buffer
 from radosmount.cache.filestate import TRANSITIONS, FileEvent, FileState
+from radosmount.cache.foreign import ForeignChanges
 from radosmount.cache.orphan import Orphan
 from radosmount.config import MIB
 from radosmount.errors import RadosmountError, StaleFile, XattrSpaceExceeded
@@ -62,7 +63,7 @@ class CachedFile:
         "epoch",
         "error",
         "error_count",
-        "foreign_change_count",
+        "foreign",
         "heard_s",
         "is_new",
         "is_suspect",
@@ -93,7 +94,7 @@ class CachedFile:
         self.heard_s = float("-inf")  # when the store last said what it has (the caller's clock)
         self.answered_s = float("-inf")  # or anything at all, while there was something to store
         self.writer_count = 0  # handles open for writing
-        self.foreign_change_count = 0  # how often the store told of a change that is not ours
+        self.foreign = ForeignChanges()
         self.orphan: Orphan | None = None  # the content, once unlinked while open
         self.error: RadosmountError | None = None  # of the last flush that failed
         self.error_count = 0
@@ -363,7 +364,8 @@ class CachedFile:
         self._flight = replace(flight, base=base, size=flight.size + delta)
         self.base = base
         self.size += delta
-        self.foreign_change_count += not is_ours_alone
+        if not is_ours_alone:
+            self.foreign.note()
         self.attempts.clear()  # all were guarded by a version that is gone
         self.epoch += 1
 
@@ -401,7 +403,8 @@ class CachedFile:
         if not self.is_clean or stat.version < self.base.version:
             return False
         is_changed = stat.version != self.base.version
-        self.foreign_change_count += is_changed and not self.attempts
+        if is_changed and not self.attempts:
+            self.foreign.observe(stat.version)
         self.stored = None if is_changed else self.stored
         self.attempts.clear()  # what was lost is in it, or never comes: an OSD keeps the order
         self.is_suspect = False
@@ -411,7 +414,9 @@ class CachedFile:
 
     def has_changed_since(self, change_count: int | None) -> bool:
         """Whether someone else has, since there were so many foreign changes; None: no matter."""
-        return change_count not in (None, self.foreign_change_count) and self.orphan is None
+        if change_count is None or self.orphan is not None:
+            return False
+        return self.foreign.has_any_since(change_count)
 
     def check_unchanged(self, change_count: int | None) -> None:
         """Raises: StaleFile."""
@@ -434,7 +439,7 @@ class CachedFile:
 
     def take_observed_change(self, version: int) -> None:
         """We have changed the object at `version`, which was observed before we heard of it."""
-        self.foreign_change_count -= version == self.base.version
+        self.foreign.take_back(version)
 
     def take_base(self, source: ObjectStat, version: int) -> None:
         """The object was moved, and is at `version` now; `source` is what it was before: if that
@@ -445,7 +450,8 @@ class CachedFile:
         if self.is_clean:
             self.size = source.size
             self.is_suspect = self.is_suspect or not is_known
-            self.foreign_change_count += not is_known
+            if not is_known:
+                self.foreign.note()
         self.epoch += 1
 
     def discard(self) -> int:

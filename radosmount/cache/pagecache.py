@@ -155,7 +155,7 @@ class PageCache:
     ) -> None:
         """Overwrite from `offset`; with `is_append` put `data` at the end instead.
 
-        `change_count`: the file's `foreign_change_count` that the writer knows of; None: any.
+        `change_count`: how many foreign changes of the file the writer knows of; None: any.
         Returns when the bytes are held; with `flush=sync`, when they are stored.
         Raises: FileTooBig; StaleFile; DeadlineExceeded where no room came for `timeout`; with
         `flush=sync` the flush's error.

@@ -26,7 +26,7 @@ class FileHandle:
         self.ahead: HandleAhead | None = None  # from the first read on
         self._heard_error_count = node.file.reported_error_count
         # That the writer knows of; an append goes behind whatever others have written.
-        self.known_change_count = None if is_append else node.file.foreign_change_count
+        self.known_change_count = None if is_append else node.file.foreign.count
 
     @property
     def is_outdated(self) -> bool:

@@ -156,6 +156,33 @@ async def test_our_own_xattr_that_is_seen_before_its_answer(nursery: trio.Nurser
     assert store.read_now(KEY) == b"MINEre"
 
 
+async def test_opened_between_our_own_xattr_and_its_answer(nursery: trio.Nursery) -> None:
+    """The open has seen the change before we heard that it was ours: so has who writes by it."""
+    store = LateAnswers()
+    store.put_now(KEY, b"before")
+    mount = MountBench(nursery, store)
+    await mount.fs.start()
+    old = await mount.open(b"f")
+    ino = (await mount.stat(b"f")).ino
+    nursery.start_soon(mount.fs.set_xattr, ino, b"user.k", b"v")
+    await wait_all_tasks_blocked()
+    new = await mount.open(b"f")
+    store.answered.set()
+    await wait_all_tasks_blocked()
+    await mount.fs.write(new, 0, b"MINE")
+    await mount.fs.write(old, 4, b"OLD")
+    await mount.close(new)
+    await mount.close(old)
+    assert store.read_now(KEY) == b"MINEOLD"
+    store.put_now(KEY, b"theirs")
+    again = await mount.open(b"f")
+    assert again not in (old, new)
+    store.put_now(KEY, b"theirs again")
+    await mount.stat(b"f")
+    with pytest.raises(StaleFile):
+        await mount.fs.write(again, 0, b"mine")
+
+
 async def test_our_own_xattr_whose_answer_is_lost(mount: MountBench) -> None:
     await mount.put(b"f", b"before")
     old = await mount.open(b"f")
