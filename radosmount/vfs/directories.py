@@ -9,7 +9,7 @@ import contextlib
 import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from stat import S_IFDIR, S_IFREG
 from typing import Final
 
@@ -41,6 +41,7 @@ from radosmount.store.names import (
 )
 from radosmount.vfs import keys
 from radosmount.vfs.forest import Forest
+from radosmount.vfs.handles import HandleTable
 from radosmount.vfs.listing import (
     DirectoryEntry,
     Listing,
@@ -86,6 +87,7 @@ class OpenDirectory:
     listing: Listing
     stat_ahead: StatAhead
     look_ahead: LookAhead
+    removed: set[ObjectKey] = field(default_factory=set)  # by this mount, since it was opened
 
 
 class Directories:
@@ -106,8 +108,8 @@ class Directories:
         self._has_posix = view.has_posix
         self._is_tree = view.names is NamesMode.TREE
         self._forest = Forest(store, nodes, nursery)
-        if self._is_tree:
-            nodes.watch(self._forest.note)
+        self.handles: HandleTable[OpenDirectory] = HandleTable()
+        nodes.watch(self._note)
 
     async def warm_up(self, place: ObjectPlace) -> None:
         """Have the index of names before the first look-up needs it. What fails then says so."""
@@ -255,7 +257,7 @@ class Directories:
 
     # Listing
 
-    def open(self, ino: int) -> OpenDirectory:
+    def open(self, ino: int) -> int:
         node = self._nodes[ino]
         if isinstance(node, RootNode):
             return self._opened(ino, pool_entries(self._pools))
@@ -267,6 +269,18 @@ class Directories:
             tree = self._forest.tree(node.place)
             return self._opened(ino, tree_entries(tree, node.place, node.path))
         return self._opened(ino, self._object_entries(node))
+
+    def has_left(self, opened: OpenDirectory, entry: DirectoryEntry) -> bool:
+        """Whether this mount has removed the entry since the directory was opened. The kernel
+        would keep its name for a while, and could not make it anew."""
+        if not opened.removed or isinstance(entry.target, ObjectPlace):
+            return False
+        if entry.target is not None:
+            return entry.target in opened.removed
+        directory = self._nodes[opened.ino]
+        assert isinstance(directory, DirectoryNode)
+        index = self._forest.index(directory.place) if self._is_tree else None
+        return index is not None and not index.has_directory((*directory.path, entry.name))
 
     def listed_node(self, opened: OpenDirectory, entry: DirectoryEntry, is_told: bool) -> Node:
         """The inode of an entry that was listed. `is_told`: with its attributes."""
@@ -438,13 +452,23 @@ class Directories:
             raise InvalidCall(f"no directory of the tree: {b'/'.join(node.path)!r}")
         return key
 
-    def _opened(self, ino: int, batches: AsyncIterator[list[DirectoryEntry]]) -> OpenDirectory:
+    def _opened(self, ino: int, batches: AsyncIterator[list[DirectoryEntry]]) -> int:
         listing = Listing(batches)
         stat_ahead = StatAhead(self._nursery, self._objects.revalidate)
         look_ahead = LookAhead(
             self._store, listing, self._nursery, self._objects.enter_listed, self._has_posix
         )
-        return OpenDirectory(ino, listing, stat_ahead, look_ahead)
+        return self.handles.add(OpenDirectory(ino, listing, stat_ahead, look_ahead))
+
+    def _note(self, key: ObjectKey, is_there: bool | None) -> None:
+        """See `NodeTable.watch`."""
+        if self._is_tree:
+            self._forest.note(key, is_there)
+        for opened in self.handles.values():
+            if is_there:
+                opened.removed.discard(key)
+            elif is_there is not None:
+                opened.removed.add(key)
 
     def _object_entries(self, node: DirectoryNode) -> AsyncGenerator[list[DirectoryEntry], None]:
         place = node.place

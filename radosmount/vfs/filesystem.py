@@ -34,8 +34,7 @@ from radosmount.errors import (
 )
 from radosmount.store.interface import Notice, ObjectKey, Store
 from radosmount.vfs.attributes import AttributeChange, Attributes, attributes_of, link_target
-from radosmount.vfs.directories import BareName, Directories, OpenDirectory
-from radosmount.vfs.handles import HandleTable
+from radosmount.vfs.directories import BareName, Directories
 from radosmount.vfs.metadata import Creator, Metadata
 from radosmount.vfs.nodes import ROOT_INO, DirectoryNode, FileNode, Node, NodeTable, RootNode
 from radosmount.vfs.objects import OPEN_FRESHNESS_S, Objects
@@ -76,7 +75,6 @@ class Filesystem:
         self._view = view
         self._nursery = nursery
         self._started_ns = time.time_ns()
-        self._open_directories: HandleTable[OpenDirectory] = HandleTable()
         self._nodes = NodeTable()
         self._pools = Pools(store, view)
         self._space = SpaceMeter(store)
@@ -331,14 +329,15 @@ class Filesystem:
     # Directories
 
     def open_directory(self, ino: int) -> int:
-        return self._open_directories.add(self._directories.open(ino))
+        return self._directories.open(ino)
 
     async def list_entry(self, handle: int, index: int) -> ListedEntry | None:
         """The entry of that number; None behind the last. `take_entry` must follow."""
-        opened = self._open_directories[handle]
+        opened = self._directories.handles[handle]
         while (entry := await opened.listing.entry(index)) is not None:
             is_asked_for = self._view.has_posix or opened.stat_ahead.is_for_most
-            if is_asked_for and not await opened.look_ahead.has(entry, index):
+            is_there = not is_asked_for or await opened.look_ahead.has(entry, index)
+            if not is_there or self._directories.has_left(opened, entry):
                 index += 1  # removed since it was listed
                 continue
             node = self._directories.listed_node(opened, entry, is_asked_for)
@@ -351,7 +350,7 @@ class Filesystem:
     async def bare_names(self, handle: int, index: int) -> Iterator[BareName] | None:
         """Those of the entries from that number on that need no waiting, without inodes; none
         behind the last. To be taken before anything else happens. None: ask by `list_entry`."""
-        opened = self._open_directories[handle]
+        opened = self._directories.handles[handle]
         if not self._directories.is_bare(opened, index):
             return None
         await opened.listing.entry(index)
@@ -364,11 +363,11 @@ class Filesystem:
         self._nodes.drop_if_unused(node)
 
     async def release_directory(self, handle: int) -> None:
-        await self._open_directories.pop(handle).listing.aclose()
+        await self._directories.handles.pop(handle).listing.aclose()
 
     async def sync_directory(self, handle: int) -> None:
         """fsync(2) of a directory: every file below it. Raises: the first error."""
-        node = self._nodes[self._open_directories[handle].ino]
+        node = self._nodes[self._directories.handles[handle].ino]
         files = self._cache.dirty_files
         if isinstance(node, DirectoryNode):
             files = tuple(file for file in files if node.place.holds(file.key))

@@ -126,6 +126,7 @@ class FileNode(Node):
         "dropped_count",
         "fetched_ahead_s",
         "file",
+        "is_gone",
         "lost_removal",
         "open_count",
         "own_change",
@@ -149,6 +150,7 @@ class FileNode(Node):
         self.lost_removal: LostRemoval | None = None
         self.vouch: Vouch | None = None
         self.own_change: OwnChange | None = None
+        self.is_gone = False  # as was heard last
         self.as_listed = False  # was looked up last as it was listed: nobody was asked
         self.stat_ahead: StatAhead | None = None  # of the last listing that had it
         self.stat_ahead_index = 0
@@ -173,6 +175,7 @@ class FileNode(Node):
     def note_gone(self) -> None:
         """There was no object. Who is told so (ESTALE) has the name looked up again, and no more of
         what was heard before answers that."""
+        self.is_gone = True
         self.stat_ahead = None
         self.fetched_ahead_s = float("-inf")
         self.own_change = None
@@ -289,9 +292,9 @@ class NodeTable:
         if ino is not None:
             del self._expected[ino]
 
-    def add(self, node: Node) -> None:
+    def add(self, node: Node, is_listed: bool = False) -> None:
         """Give a new node its number, that which it has already if it may. Its identity must be
-        free."""
+        free. `is_listed`: nothing was heard of it but by a listing, and it may be gone since."""
         identity = node.identity
         ino = node.ino or _hashed_ino(identity)
         while (
@@ -299,7 +302,7 @@ class NodeTable:
         ):
             ino = (ino + 1) & INO_MAX
         self._enter(node, ino, identity)
-        if isinstance(node, FileNode):
+        if isinstance(node, FileNode) and not is_listed:
             self._watch(node.file.key, True)
 
     def forget(self, ino: int, lookup_count: int) -> None:

@@ -174,7 +174,7 @@ class Objects:
         node = self._nodes.find_file(key)
         if node is None:
             node = FileNode(CachedFile(key, ObjectStat(size=0, mtime_s=0, version=0)))
-            self._nodes.add(node)
+            self._nodes.add(node, is_listed=True)
         node.vouch = None  # the kernel keeps a listed name: an open may come without a look-up
         return node
 
@@ -365,7 +365,7 @@ class Objects:
     def _is_as_listed(self, node: FileNode) -> bool:
         """Whether nothing has been heard of it that its listing, not long ago, did not say."""
         listing = node.stat_ahead
-        if listing is None or not node.is_settled:
+        if listing is None or node.is_gone or not node.is_settled:
             return False
         return switching.current_time() - listing.listed_s < LISTED_FOR_CHANGE_S
 
@@ -391,6 +391,7 @@ class Objects:
         if node.replaced is not None:  # that may be of what replaces it
             return
         file = node.file
+        node.is_gone = False
         before, was_suspect = file.base, file.is_suspect
         is_changed = file.observe(stat) and before.version != 0
         file.heard_s = switching.current_time()
