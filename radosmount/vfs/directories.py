@@ -348,7 +348,7 @@ class Directories:
         except NoSuchEntry:
             if is_marker_asked and marker is None and tree.lacks(path, IMPLIED_FRESHNESS_S):
                 raise
-            self._forest.note(key, False)
+            self._forest.note_heard_gone(key)
             node = DirectoryNode(place, path)
             if is_marker_asked and marker_key:
                 is_marked = self._note_marker(node, marker_key, marker)
@@ -377,7 +377,10 @@ class Directories:
     def _note_marker(self, node: DirectoryNode, key: ObjectKey, found: ObjectStat | None) -> bool:
         """Whether it is there."""
         node.marker = found
-        self._forest.note(key, found is not None)
+        if found is None:
+            self._forest.note_heard_gone(key)
+        else:
+            self._forest.note(key, True)
         return found is not None
 
     async def _is_implied(self, node: DirectoryNode) -> bool:

@@ -47,3 +47,8 @@ class Forest:
         tree = self._trees.get(key[:2])  # equal to its ObjectPlace
         if tree is not None:
             tree.note(key, is_there)
+
+    def note_heard_gone(self, key: ObjectKey) -> None:
+        tree = self._trees.get(key[:2])
+        if tree is not None:
+            tree.note_heard_gone(key)

@@ -70,6 +70,9 @@ class NameIndex:
                 return
             del directories[depth - 1].directories[path[depth - 1]]
 
+    def has(self, name: bytes, locator: bytes = b"") -> bool:
+        return self.has_file(TREE.path_of(name, locator))
+
     def has_directory(self, path: Path) -> bool:
         return self._directory(path) is not None
 

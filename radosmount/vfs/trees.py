@@ -58,6 +58,7 @@ class Tree:
         self._failed_s = -math.inf
         self._is_refreshing = False
         self._changes: list[tuple[ObjectKey, bool]] = []  # ours, meanwhile
+        self._heard_gone: list[ObjectKey] = []  # meanwhile
 
     def known(self, max_age_s: float) -> NameIndex | None:
         """The index, if it is not older than that."""
@@ -129,8 +130,8 @@ class Tree:
         return index or await self.index(max_age_s)
 
     def note(self, key: ObjectKey, is_there: bool | None) -> None:
-        """This mount has made or removed an object, or has heard that it is there or is not. With
-        None only a listing can tell, and none that has begun before."""
+        """This mount has made or removed an object, or has heard that it is there. With None only
+        a listing can tell, and none that has begun before."""
         if is_there is None:
             self._began_s, self._written = -math.inf, None
             self._doubt_count += 1
@@ -139,6 +140,15 @@ class Tree:
             _apply(self._index, key, is_there)
         if self._listing is not None:
             self._changes.append((key, is_there))
+
+    def note_heard_gone(self, key: ObjectKey) -> None:
+        """A look-up has just found no such object. What others make of it meanwhile a listing that
+        is under way may have, or not."""
+        if self._index is not None:
+            _apply(self._index, key, is_there=False)
+        if self._listing is not None:
+            self._changes.append((key, False))
+            self._heard_gone.append(key)
 
     async def refresh(self, max_age_s: float) -> None:
         """Where nobody waits: a failure is no more than a line in the log."""
@@ -153,6 +163,7 @@ class Tree:
     async def _load(self) -> None:
         began_s, doubt_count = switching.current_time(), self._doubt_count
         self._changes.clear()
+        self._heard_gone.clear()
         index = NameIndex()
         for key in self._unstored():  # a flush may make the object behind the listing's back
             index.add(key.name, key.locator)
@@ -166,12 +177,15 @@ class Tree:
                         index.add(listed.name, listed.locator)
             for key in self._unstored():
                 index.add(key.name, key.locator)
+            if any(index.has(key.name, key.locator) for key in self._heard_gone):
+                doubt_count -= 1  # removed since it was listed, or made since it was looked up
             for key, is_there in self._changes:
                 _apply(index, key, is_there)
             self._index, self._took_s = index, switching.current_time() - began_s
             self._failure = None
-            if doubt_count == self._doubt_count:
-                self._began_s, self._written = began_s, written
+            is_in_doubt = doubt_count != self._doubt_count
+            self._began_s = -math.inf if is_in_doubt else began_s
+            self._written = None if is_in_doubt else written
         except StoreError as failure:
             self._failure, self._failed_s = failure, switching.current_time()
             raise

@@ -235,3 +235,31 @@ async def test_a_name_heard_to_be_gone_during_a_listing(
             await mount.fs.lookup(ROOT_INO, b"00000")
     assert len(found[0]) == 2 * BATCH_COUNT - 1
     assert b"00000" not in found[0]
+
+
+async def test_a_name_that_others_make_behind_a_look_up_during_a_listing(
+    mount: TreeBench, mock_clock: MockClock
+) -> None:
+    """The listing has it, and what was looked up before is older: it is not left out for good,
+    though nothing is written to the pool any more."""
+    usage_count = 0
+
+    async def make_it_behind_a_look_up(call: Call) -> None:
+        nonlocal usage_count
+        if call.method == "list_objects":
+            mock_clock.jump(0.3)  # long: only what is written to the pool has it listed anew
+        usage_count += call.method == "usage"
+        if call.method == "usage" and usage_count == 3:  # at the beginning of the second listing
+            with pytest.raises(NoSuchEntry):
+                await mount.fs.lookup(ROOT_INO, b"new")
+            mount.store.put_now(key_of(b"new"), b"")
+
+    mount.store.put_now(key_of(b"old"), b"")
+    mount.store.delay = make_it_behind_a_look_up
+    assert await mount.ls() == {b"old"}
+    mount.store.put_now(key_of(b"other"), b"")
+    mock_clock.jump(20)
+    await mount.ls()
+    assert usage_count >= 3
+    mock_clock.jump(20)
+    assert await mount.ls() == {b"new", b"old", b"other"}
