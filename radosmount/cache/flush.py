@@ -177,8 +177,12 @@ class Flusher:
         except VersionConflict:
             return True  # the next try is refused too, and looked into again
         if file.can_move_appended:
-            is_ours = attempt is not None and attempt.is_append
-            file.move_appended(stat, attempt.size_min if attempt and is_ours else None)
+            start = None
+            if attempt is not None and attempt.is_append:
+                start = attempt.size_min
+            elif attempt is not None and stat.size == file.current_flight.base.size:
+                start = stat.size  # it has changed xattrs or times
+            file.move_appended(stat, start)
             return True
         if attempt is None or not attempt.size_min <= stat.size <= attempt.size_max:
             return False

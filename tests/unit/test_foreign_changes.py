@@ -203,6 +203,22 @@ async def test_our_own_xattr_whose_answer_is_lost(mount: MountBench) -> None:
         await mount.fs.write(again, 0, b"mine")
 
 
+async def test_append_after_our_own_xattr_whose_answer_is_lost(mount: MountBench) -> None:
+    """The append finds another version, but nobody else was there."""
+    await mount.put(b"f", b"before")
+    old = await mount.open(b"f")
+    appending = await mount.open(b"f", os.O_WRONLY | os.O_APPEND)
+    ino = (await mount.stat(b"f")).ino
+    mount.store.fail_next(TimedOut("no answer"), is_apply, applied=True)
+    with pytest.raises(TimedOut):
+        await mount.fs.set_xattr(ino, b"user.k", b"v")
+    await mount.fs.write(appending, 0, b" mine")
+    await mount.close(appending)
+    await mount.fs.write(old, 0, b"B")
+    await mount.close(old)
+    assert mount.store.read_now(KEY) == b"Before mine"
+
+
 @pytest.mark.parametrize("is_applied", [True, False])
 async def test_flush_after_our_own_xattr_whose_answer_is_lost(
     mount: MountBench, is_applied: bool
