@@ -146,9 +146,9 @@ class CachedFile:
 
     @property
     def stages_xattrs(self) -> bool:
-        """Nothing of what the store has counts any more, or it has nothing: the next flush
-        replaces the whole object, so until then there is none to change."""
-        return self.is_new or self._dirty.cut == 0
+        """The next flush replaces the whole object, or makes it: until then there is none to
+        change. Or it would put what was staged before over newer values."""
+        return self.is_new or self._dirty.cut == 0 or bool(self._dirty.xattrs)
 
     @property
     def is_rewritten_whole(self) -> bool:

@@ -15,6 +15,7 @@ from radosmount.store.interface import (
     SetXattr,
     WriteFull,
 )
+from radosmount.store.memory import Call
 from radosmount.vfs.nodes import ROOT_INO
 from tests.support.mounts import MountBench
 from tests.support.stores import is_apply, key_of
@@ -43,6 +44,29 @@ async def test_xattr_of_unstored_file_goes_with_it(mount: MountBench) -> None:
     [(_, change)] = mount.store.changes
     assert change.steps == (WriteFull(b"abc"), SetXattr(b"color", b"blue"))
     assert change.guard is Existence.ABSENT
+
+
+async def test_the_last_xattr_counts(mount: MountBench, nursery: trio.Nursery) -> None:
+    """One that was set during the first flush waits for the next, and so does what replaces it."""
+    handle, ino = await mount.create(b"f")
+    await mount.fs.write(handle, 0, b"abc")
+    is_sent, may_go_on = trio.Event(), trio.Event()
+
+    async def hold(call: Call) -> None:
+        if is_apply(call):
+            is_sent.set()
+            await may_go_on.wait()
+
+    mount.store.delay = hold
+    nursery.start_soon(mount.fs.sync, handle)
+    await is_sent.wait()
+    await mount.fs.set_xattr(ino, b"user.color", b"blue")
+    may_go_on.set()
+    await trio.testing.wait_all_tasks_blocked()
+    await mount.fs.set_xattr(ino, b"user.color", b"green")
+    assert await mount.fs.get_xattr(ino, b"user.color") == b"green"
+    await mount.close(handle)
+    assert mount.store.xattrs_now(key_of(b"f")) == {b"color": b"green"}
 
 
 async def test_xattr_of_dirty_file(mount: MountBench) -> None:
