@@ -199,14 +199,8 @@ class Renaming:
                 may_replace = True  # what stands there from here on is our own copy
                 note_replaced()
                 self._nodes.note(new, True)
-                # Nothing waits behind this, but where someone has the new name open: see
-                # `_part_from_late`.
-                late = self._nodes.find_file(new)
-                removing = Change(
-                    (Remove(),),
-                    AtVersion(source.stat.version),
-                    notice=None if late is not None and late.open_count else notice,
-                )
+                guard = AtVersion(source.stat.version)  # nothing waits behind this
+                removing = Change((Remove(),), guard, notice=notice)
                 await self._store.apply(old, removing)
             except VersionConflict:
                 source = None
