@@ -9,7 +9,6 @@ import contextlib
 import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from dataclasses import dataclass, field
 from stat import S_IFDIR, S_IFREG
 from typing import Final
 
@@ -41,7 +40,7 @@ from radosmount.store.names import (
 )
 from radosmount.vfs import keys
 from radosmount.vfs.forest import Forest
-from radosmount.vfs.handles import HandleTable
+from radosmount.vfs.handles import HandleTable, OpenDirectory
 from radosmount.vfs.listing import (
     DirectoryEntry,
     Listing,
@@ -61,6 +60,7 @@ from radosmount.vfs.nodes import (
 from radosmount.vfs.objects import Objects
 from radosmount.vfs.pools import Pools
 from radosmount.vfs.statahead import StatAhead
+from radosmount.vfs.vanished import Vanished
 
 # A directory without a marker is there because of its objects' names: who looks it up goes by the
 # index, and has an older one made anew. What this mount makes or removes is known at once.
@@ -77,17 +77,6 @@ BARE_NAMES_A_REPLY: Final = 1000
 
 # Name, number and type bits of an entry.
 BareName = tuple[bytes, int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class OpenDirectory:
-    """One opendir(3). `stat_ahead` outlives it: names are listed first, and asked for later."""
-
-    ino: int
-    listing: Listing
-    stat_ahead: StatAhead
-    look_ahead: LookAhead
-    removed: set[ObjectKey] = field(default_factory=set)  # by this mount, since it was opened
 
 
 class Directories:
@@ -109,6 +98,7 @@ class Directories:
         self._is_tree = view.names is NamesMode.TREE
         self._forest = Forest(store, nodes, nursery)
         self.handles: HandleTable[OpenDirectory] = HandleTable()
+        self._vanished = Vanished()
         nodes.watch(self._note)
 
     async def warm_up(self, place: ObjectPlace) -> None:
@@ -273,10 +263,11 @@ class Directories:
     def has_left(self, opened: OpenDirectory, entry: DirectoryEntry) -> bool:
         """Whether this mount has removed the entry since the directory was opened. The kernel
         would keep its name for a while, and could not make it anew."""
-        if not opened.removed or isinstance(entry.target, ObjectPlace):
+        is_all_there = opened.vanished_count == self._vanished.count
+        if is_all_there or isinstance(entry.target, ObjectPlace):
             return False
         if entry.target is not None:
-            return entry.target in opened.removed
+            return self._vanished.has(entry.target, opened.vanished_count)
         directory = self._nodes[opened.ino]
         assert isinstance(directory, DirectoryNode)
         index = self._forest.index(directory.place) if self._is_tree else None
@@ -461,17 +452,15 @@ class Directories:
         look_ahead = LookAhead(
             self._store, listing, self._nursery, self._objects.enter_listed, self._has_posix
         )
-        return self.handles.add(OpenDirectory(ino, listing, stat_ahead, look_ahead))
+        vanished_count = self._vanished.count
+        return self.handles.add(OpenDirectory(ino, listing, stat_ahead, look_ahead, vanished_count))
 
     def _note(self, key: ObjectKey, is_there: bool | None) -> None:
         """See `NodeTable.watch`."""
         if self._is_tree:
             self._forest.note(key, is_there)
-        for opened in self.handles.values():
-            if is_there:
-                opened.removed.discard(key)
-            elif is_there is not None:
-                opened.removed.add(key)
+        if is_there is not None:
+            self._vanished.note(key, is_there)
 
     def _object_entries(self, node: DirectoryNode) -> AsyncGenerator[list[DirectoryEntry], None]:
         place = node.place

@@ -1,12 +1,16 @@
 """Open files and directories. No I/O."""
 
 import itertools
+from dataclasses import dataclass
 from typing import TypeVar
 
 from radosmount.cache.readahead import HandleAhead
 from radosmount.errors import RadosmountError
 from radosmount.store.interface import ReadResult
+from radosmount.vfs.listing import Listing
+from radosmount.vfs.lookahead import LookAhead
 from radosmount.vfs.nodes import FileNode
+from radosmount.vfs.statahead import StatAhead
 
 T = TypeVar("T")
 
@@ -66,6 +70,17 @@ class FileHandle:
         self._heard_error_count = file.error_count
         file.reported_error_count = file.error_count
         return file.error
+
+
+@dataclass(frozen=True, slots=True)
+class OpenDirectory:
+    """One opendir(3). `stat_ahead` outlives it: names are listed first, and asked for later."""
+
+    ino: int
+    listing: Listing
+    stat_ahead: StatAhead
+    look_ahead: LookAhead
+    vanished_count: int  # what had vanished before it was opened
 
 
 class HandleTable(dict[int, T]):

@@ -71,6 +71,22 @@ async def test_made_anew_meanwhile(mount: MountBench) -> None:
     assert left[0] in await listing.read()
 
 
+async def test_few_removals_are_remembered(
+    mount: MountBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A directory may be open for ever."""
+    monkeypatch.setattr("radosmount.vfs.vanished.COUNT_MAX", 1)
+    listing, left = await half_listed(mount)
+    await mount.unlink(left[0])
+    await mount.unlink(left[1])
+    names = await listing.read()
+    assert left[1] not in names
+    assert left[1] not in await mount.names()
+    assert left[0] in names  # it was forgotten
+    with pytest.raises(NoSuchEntry):
+        await mount.stat(left[0])
+
+
 async def test_a_removed_directory_is_left_out(nursery: trio.Nursery) -> None:
     mount = MountBench(nursery)
     await mount.fs.start()
