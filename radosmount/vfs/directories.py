@@ -452,6 +452,8 @@ class Directories:
         look_ahead = LookAhead(
             self._store, listing, self._nursery, self._objects.enter_listed, self._has_posix
         )
+        if not self.handles:
+            self._vanished.forget()
         vanished_count = self._vanished.count
         return self.handles.add(OpenDirectory(ino, listing, stat_ahead, look_ahead, vanished_count))
 
@@ -459,7 +461,7 @@ class Directories:
         """See `NodeTable.watch`."""
         if self._is_tree:
             self._forest.note(key, is_there)
-        if is_there is not None:
+        if is_there is not None and self.handles:
             self._vanished.note(key, is_there)
 
     def _object_entries(self, node: DirectoryNode) -> AsyncGenerator[list[DirectoryEntry], None]:

@@ -1,4 +1,4 @@
-"""What this mount has removed lately: a listing that began before leaves it out."""
+"""What this mount removes while a directory is open: a listing that began before leaves it out."""
 
 from collections import OrderedDict
 from typing import Final
@@ -23,6 +23,10 @@ class Vanished:
             self._numbers[key] = self.count
             if len(self._numbers) > COUNT_MAX:
                 self._numbers.popitem(last=False)
+
+    def forget(self) -> None:
+        """No listing has begun before."""
+        self._numbers.clear()
 
     def has(self, key: ObjectKey, since: int) -> bool:
         """Whether it is gone since there were so many."""
