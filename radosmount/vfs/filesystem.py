@@ -118,6 +118,7 @@ class Filesystem:
         )
         # What is done to open files: every request that is saved a call shows.
         self.open: Final = self._opens.open
+        self.open_directory: Final = self._directories.open
         self.read: Final = self._opens.read
         self.write: Final = self._opens.write
         self.flush: Final = self._opens.flush
@@ -260,7 +261,8 @@ class Filesystem:
         Raises: NotPermitted for modes and owners with `strict_modes`; IsDirectory;
         FileTooBig; StaleFile; what the flush raises.
         """
-        self._objects.changers.note_change(caller)
+        if handle is None:
+            self._objects.changers.note_change(caller)
         node = self._nodes[ino]
         self._metadata.check(self._attributes(node), change)
         is_kept = self._metadata.is_kept(change)
@@ -327,9 +329,6 @@ class Filesystem:
         return self._referenced(node)
 
     # Directories
-
-    def open_directory(self, ino: int) -> int:
-        return self._directories.open(ino)
 
     async def list_entry(self, handle: int, index: int) -> ListedEntry | None:
         """The entry of that number; None behind the last. `take_entry` must follow."""

@@ -177,13 +177,13 @@ class Tree:
                         index.add(listed.name, listed.locator)
             for key in self._unstored():
                 index.add(key.name, key.locator)
-            if any(index.has(key.name, key.locator) for key in self._heard_gone):
-                doubt_count -= 1  # removed since it was listed, or made since it was looked up
+            # Removed since it was listed, or made since it was looked up.
+            is_in_doubt = any(index.has(key.name, key.locator) for key in self._heard_gone)
             for key, is_there in self._changes:
                 _apply(index, key, is_there)
             self._index, self._took_s = index, switching.current_time() - began_s
             self._failure = None
-            is_in_doubt = doubt_count != self._doubt_count
+            is_in_doubt = is_in_doubt or doubt_count != self._doubt_count
             self._began_s = -math.inf if is_in_doubt else began_s
             self._written = None if is_in_doubt else written
         except StoreError as failure:

@@ -480,36 +480,3 @@ def test_removed_elsewhere_while_open(file: Path, all_pools: Mount, objects: rad
             os.open(file, os.O_RDONLY)
     file.write_bytes(b"new")
     assert file.read_bytes() == b"new"
-
-
-def test_files_come_and_go_while_others_list(file: Path) -> None:
-    """What this mount makes or removes shows at once: also to who makes the same names anew while
-    others list the directory."""
-    names = [f"{file.name}-{number}" for number in range(100)]
-    for name in names:
-        file.with_name(name).touch()
-
-    def make_and_remove(number: int) -> None:
-        for count in range(100):
-            path = file.with_name(f"{file.name}-own-{number}-{count % 3}")
-            with opened(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as descriptor:
-                os.write(descriptor, b"content")
-            if count % 2:
-                os.rename(path, f"{path}-renamed")
-            else:
-                path.unlink()
-            assert not path.exists()
-
-    def list_until_all_are_done() -> int:
-        count = 0
-        while not all(maker.done() for maker in makers):
-            assert set(names) <= set(os.listdir(file.parent))
-            count += 1
-        return count
-
-    with ThreadPoolExecutor() as threads:
-        makers = [threads.submit(make_and_remove, number) for number in range(2)]
-        listers = [threads.submit(list_until_all_are_done) for _ in range(2)]
-        for maker in makers:
-            maker.result()
-        assert all(lister.result() > 10 for lister in listers)

@@ -1,6 +1,5 @@
 """What open, read, write, truncate, rename, unlink and utimens do, by system calls."""
 
-import contextlib
 import ctypes
 import errno
 import mmap
@@ -9,7 +8,6 @@ import stat
 import subprocess
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -236,46 +234,6 @@ def test_a_reader_during_renames(file: Path, objects: rados.Ioctx) -> None:
         seen.add(objects.read(file.name, 2 * MIB))
     assert renamer.returncode == 0
     assert seen <= set(contents)
-
-
-def rename_onto(file: Path, number: int) -> None:
-    for count in range(150):
-        source = file.with_name(f"{file.name}.{number}.{count % 3}")
-        source.write_bytes(b"%5d" % count)
-        os.rename(source, file)
-
-
-def make_and_remove(file: Path, number: int) -> None:
-    for count in range(150):
-        file.write_bytes(b"%5d" % count)
-        with contextlib.suppress(FileNotFoundError):  # by the other thread
-            file.unlink()
-
-
-@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR, os.O_RDWR | os.O_CREAT | os.O_APPEND])
-@pytest.mark.parametrize("change", [rename_onto, make_and_remove])
-def test_opens_during_changes(file: Path, change: Callable[[Path, int], None], flags: int) -> None:
-    """open of a name that this mount renames onto, or removes and makes anew, again and again
-    finds one of the files, or that there is none (ENOENT), never another error; and that file
-    stays readable and writable."""
-    file.write_bytes(b"first")
-
-    def open_until_all_are_done() -> int:
-        count = 0
-        while not all(changer.done() for changer in changers):
-            with contextlib.suppress(FileNotFoundError), opened(file, flags) as descriptor:
-                assert len(os.read(descriptor, 100)) % 5 == 0
-                if flags & os.O_RDWR:
-                    assert os.write(descriptor, b"again") == 5
-                count += 1
-        return count
-
-    with ThreadPoolExecutor() as threads:
-        changers = [threads.submit(change, file, number) for number in range(2)]
-        openers = [threads.submit(open_until_all_are_done) for _ in range(2)]
-        for changer in changers:
-            changer.result()
-        assert all(opener.result() > 10 for opener in openers)
 
 
 def test_rename_flags(file: Path, objects: rados.Ioctx) -> None:

@@ -8,7 +8,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from radosmount.errors import NoSuchEntry, PermissionDenied, StaleFile
+from radosmount.errors import NoSuchEntry, PermissionDenied, StaleFile, StoreError
 from radosmount.store.memory import Call
 from radosmount.vfs.nodes import ROOT_INO
 from radosmount.vfs.retries import LOOKUP_WAIT_S, OPEN_WAIT_S
@@ -39,6 +39,22 @@ async def open_inode(mount: MountBench, ino: int) -> bytes:
     """What the handle reads."""
     opened = await mount.fs.open(ino, os.O_RDONLY, OPENER)
     return await mount.read(opened.handle)
+
+
+class HeldRemoval:
+    """The removals that are sent from now on wait for `may_go_on`, and then raise `failure`."""
+
+    def __init__(self, mount: MountBench, failure: StoreError | None = None) -> None:
+        self.is_sent, self.may_go_on = trio.Event(), trio.Event()
+        self._failure = failure
+        mount.store.delay = self._hold
+
+    async def _hold(self, call: Call) -> None:
+        if removes(call):
+            self.is_sent.set()
+            await self.may_go_on.wait()
+            if self._failure is not None:
+                raise self._failure
 
 
 @pytest.fixture
@@ -78,25 +94,19 @@ async def test_the_next_rename_waits(
 async def test_the_look_up_waits(late: MountBench, nursery: trio.Nursery, call: Leave) -> None:
     """For a removal or rename that was under way when it came; the one behind that waits for the
     open."""
-    is_sent, may_go_on = trio.Event(), trio.Event()
     inodes: list[int] = []
-
-    async def hold(store_call: Call) -> None:
-        if removes(store_call) and store_call.key in (KEY, key_of(b"2")):
-            is_sent.set()
-            await may_go_on.wait()
 
     async def look_up_late() -> None:
         inodes.append(await look_up(late))
 
-    late.store.delay = hold
+    held = HeldRemoval(late)
     nursery.start_soon(call, late, b"2")
-    await is_sent.wait()
+    await held.is_sent.wait()
     nursery.start_soon(look_up_late)
     await trio.testing.wait_all_tasks_blocked()
     assert inodes == []
     nursery.start_soon(replace, late, b"3")
-    may_go_on.set()
+    held.may_go_on.set()
     await trio.testing.wait_all_tasks_blocked()
     [ino] = inodes
     assert await open_inode(late, ino) == b"2"
@@ -161,29 +171,10 @@ async def test_an_open_during_a_removal(mount: MountBench, nursery: trio.Nursery
     which nobody has copied, nor a name."""
     await mount.put(b"target", b"content")
     ino = await look_up(mount)
-    is_sent, may_go_on = trio.Event(), trio.Event()
-    failures: list[Exception] = []
-
-    async def hold(call: Call) -> None:
-        if removes(call):
-            is_sent.set()
-            await may_go_on.wait()
-
-    async def open_late() -> None:
-        try:
-            await open_inode(mount, ino)
-        except StaleFile as failure:
-            failures.append(failure)
-
-    mount.store.delay = hold
+    held = HeldRemoval(mount)
     nursery.start_soon(mount.unlink, b"target")
-    await is_sent.wait()
-    nursery.start_soon(open_late)
-    await trio.testing.wait_all_tasks_blocked()
-    assert failures == []
-    may_go_on.set()
-    await trio.testing.wait_all_tasks_blocked()
-    assert len(failures) == 1
+    await held.is_sent.wait()
+    assert await opened_after(held, mount, ino, nursery) is None
     with pytest.raises(NoSuchEntry):
         await look_up(mount)
 
@@ -193,24 +184,10 @@ async def test_an_open_during_the_removal_of_an_unknown_object(
 ) -> None:
     """What has no inode yet may get one while it is being removed."""
     mount.store.put_now(KEY, b"content")
-    is_sent, may_go_on = trio.Event(), trio.Event()
-
-    async def hold(call: Call) -> None:
-        if removes(call):
-            is_sent.set()
-            await may_go_on.wait()
-
-    async def open_late() -> None:
-        with pytest.raises(StaleFile):
-            await open_inode(mount, ino)
-
-    mount.store.delay = hold
+    held = HeldRemoval(mount)
     nursery.start_soon(mount.unlink, b"target")
-    await is_sent.wait()
-    ino = await look_up(mount)
-    nursery.start_soon(open_late)
-    await trio.testing.wait_all_tasks_blocked()
-    may_go_on.set()
+    await held.is_sent.wait()
+    assert await opened_after(held, mount, await look_up(mount), nursery) is None
 
 
 async def test_an_open_during_a_removal_that_fails(
@@ -219,28 +196,33 @@ async def test_an_open_during_a_removal_that_fails(
     """It opens the file, which is still there."""
     await mount.put(b"target", b"content")
     ino = await look_up(mount)
-    is_sent, may_go_on = trio.Event(), trio.Event()
-    contents: list[bytes] = []
-
-    async def refuse(call: Call) -> None:
-        if removes(call):
-            is_sent.set()
-            await may_go_on.wait()
-            raise PermissionDenied("no caps")
+    held = HeldRemoval(mount, PermissionDenied("no caps"))
 
     async def unlink_in_vain() -> None:
         with pytest.raises(PermissionDenied):
             await mount.unlink(b"target")
 
-    async def open_late() -> None:
-        contents.append(await open_inode(mount, ino))
-
-    mount.store.delay = refuse
     nursery.start_soon(unlink_in_vain)
-    await is_sent.wait()
+    await held.is_sent.wait()
+    assert await opened_after(held, mount, ino, nursery) == b"content"
+
+
+async def opened_after(
+    held: HeldRemoval, mount: MountBench, ino: int, nursery: trio.Nursery
+) -> bytes | None:
+    """What is read by an open that waits for the removal; None where that ends in ESTALE."""
+    found: list[bytes | None] = []
+
+    async def open_late() -> None:
+        try:
+            found.append(await open_inode(mount, ino))
+        except StaleFile:
+            found.append(None)
+
     nursery.start_soon(open_late)
     await trio.testing.wait_all_tasks_blocked()
-    assert contents == []
-    may_go_on.set()
+    assert found == []
+    held.may_go_on.set()
     await trio.testing.wait_all_tasks_blocked()
-    assert contents == [b"content"]
+    [content] = found
+    return content
